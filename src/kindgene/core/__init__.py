@@ -1,0 +1,1 @@
+"""The method itself: components, the class gate, the tailor bank, gated layers. Imports torch alone."""

@@ -1,0 +1,286 @@
+"""From a plain module to a decomposable one: find the targets, check them, put gated layers in their place.
+
+`make_decomposable` consumes the dense module: its target ``nn.Linear`` modules are replaced in place by `KindLinear`,
+its label tables by `ClassRows`; every other parameter stays as it is and becomes part of the learngene.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+from kindgene.core.bank import TailorBank
+from kindgene.core.components import compose, fill_random, from_matrix
+from kindgene.core.config import KindConfig, Rank, resolve_rank
+from kindgene.core.decomposable import Decomposable
+from kindgene.core.gate import Gate
+from kindgene.core.linear import ClassRows, KindLinear
+from kindgene.core.targets import BACKBONES, TargetNames
+
+
+@dataclass(frozen=True)
+class Target:
+    """One module to decompose: its name and the ranks of each of its parts."""
+
+    name: str
+    ranks: tuple[int, ...]
+    tailor_ranks: tuple[int, ...]
+
+
+def make_decomposable(
+    module: nn.Module, config: KindConfig, generator: torch.Generator | None = None
+) -> Decomposable:
+    """Makes `module` decomposable: every target becomes learngene components plus a tailor a class, behind one gate.
+
+    The module is consumed: use the returned model in its place. Random components are drawn with `generator` (torch's
+    default one if None). Raises ValueError, naming the layer, for a pattern that matches nothing, a target that is not
+    exactly ``nn.Linear``, tied weights, impossible ranks, and loaded weights that would be thrown away unasked.
+    """
+    names = _names(module, config)
+    targets = find_targets(module, config, names)
+    tables = _label_tables(module, config, names)
+    init = config.init or _default_init(module)
+    gate = Gate()
+
+    layers = {target.name: _replace_linear(module, target, gate) for target in targets}
+    rows = {name: _replace_table(module, name, gate) for name in tables}
+    dense = {name: old for name, (old, _) in layers.items()}
+    new_layers = {name: new for name, (_, new) in layers.items()}
+    some = next(iter(dense.values())).weight
+    bank = TailorBank(
+        config.tailor_of,
+        {piece: shape for layer in new_layers.values() for piece, shape in layer.piece_shapes.items()},
+        {piece: shape for _, table in rows.values() for piece, shape in table.piece_shapes.items()},
+        dtype=some.dtype,
+    ).to(some.device)
+    with torch.no_grad():
+        for name, layer in new_layers.items():
+            _fill(layer, bank, dense[name].weight, init, generator)
+        for name, (old, table) in rows.items():
+            _fill_table(table, bank, old.weight, name)
+    label_argument = names.label_argument if config.label_argument is None else config.label_argument
+    _check_label_argument(module, label_argument)
+    return Decomposable(module, bank, gate, config, label_argument)
+
+
+def find_targets(module: nn.Module, config: KindConfig, names: TargetNames | None = None) -> list[Target]:
+    """The modules that the config's patterns name, in the module's own order, with their ranks."""
+    names = _names(module, config) if names is None else names
+    modules = dict(module.named_modules())
+    patterns = [*names.paper, *names.adaln]
+    chosen = _match(patterns, modules, what="target pattern", offer=_linear_names(module))
+    fused = _parts(chosen, names.fused, modules)
+    _check_linear(module, chosen, modules)
+    _used_once(config.learngene_rank, chosen, "learngene_rank")
+    _used_once(config.tailor_rank, chosen, "tailor_rank")
+    return [
+        Target(
+            name,
+            _rank(config.learngene_rank, name, fused.get(name, 1), modules[name], "learngene_rank"),
+            _rank(config.tailor_rank, name, fused.get(name, 1), modules[name], "tailor_rank"),
+        )
+        for name in chosen
+    ]
+
+
+def dense_linear(layer: KindLinear, tailor: Sequence[Tensor] | None = None) -> nn.Linear:
+    """A plain ``nn.Linear`` for the learngene, or for it and one tailor's matrix of each part [O/N, I]."""
+    weight = torch.cat([compose(part) for part in layer.learngene()])
+    if tailor is not None:
+        weight = weight + torch.cat(list(tailor))
+    linear = nn.Linear(
+        layer.in_features, layer.out_features, layer.bias is not None, device=weight.device, dtype=weight.dtype
+    )
+    with torch.no_grad():
+        linear.weight.copy_(weight)
+        if layer.bias is not None:
+            linear.bias.copy_(layer.bias)
+    return linear
+
+
+def _names(module: nn.Module, config: KindConfig) -> TargetNames:
+    """The backbone's own names, overridden by what the config says."""
+    kind = type(module).__name__
+    known = BACKBONES.get(kind)
+    if isinstance(config.targets, str):
+        if config.targets not in ("paper", "paper+adaln"):
+            raise ValueError(f"targets must be 'paper', 'paper+adaln' or a list of patterns, got {config.targets!r}")
+        if known is None:
+            raise ValueError(
+                f"targets={config.targets!r} has no meaning yet for {kind} (known: {', '.join(BACKBONES)}); "
+                f"give a list of patterns. Linear modules: {_listing(_linear_names(module))}"
+            )
+        if config.targets == "paper+adaln" and not known.adaln:
+            raise ValueError(f"{kind} has no adaLN modulation: use targets='paper'")
+        paper, adaln = known.paper, known.adaln if config.targets == "paper+adaln" else ()
+    else:
+        paper, adaln = tuple(config.targets), ()
+    fallback = known or TargetNames(paper=())
+    return TargetNames(
+        paper=paper,
+        adaln=adaln,
+        fused=fallback.fused if config.fused is None else config.fused,
+        class_rows=fallback.class_rows if config.class_rows is None else tuple(config.class_rows),
+        label_argument=fallback.label_argument,
+    )
+
+
+def _match(patterns: Sequence[str], modules: Mapping[str, nn.Module], *, what: str, offer: list[str]) -> list[str]:
+    """Module names that match any pattern, in the module's order; every pattern must match something."""
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in modules):
+            raise ValueError(f"{what} {pattern!r} matches nothing; there is: {_listing(offer)}")
+    return [name for name in modules if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def _linear_names(module: nn.Module) -> list[str]:
+    return [name for name, child in module.named_modules() if type(child) is nn.Linear]
+
+
+def _listing(names: Sequence[str], most: int = 40) -> str:
+    more = f", and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) or "nothing") + more
+
+
+def _parts(chosen: Sequence[str], fused: Mapping[str, int], modules: Mapping[str, nn.Module]) -> dict[str, int]:
+    parts = {}
+    for name in chosen:
+        for pattern, count in fused.items():
+            if fnmatchcase(name, pattern):
+                features = getattr(modules[name], "out_features", count)
+                if count < 1 or features % count:
+                    raise ValueError(f"{name} has {features} outputs, which do not divide into {count} fused parts")
+                parts[name] = count
+    return parts
+
+
+def _check_linear(module: nn.Module, chosen: Sequence[str], modules: Mapping[str, nn.Module]) -> None:
+    owners: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(parameter), []).append(name)
+    for name in chosen:
+        child = modules[name]
+        if type(child) is not nn.Linear:
+            raise ValueError(f"target {name} is a {type(child).__name__}; only modules of exactly nn.Linear can be targets")
+        shared = [owner for owner in owners[id(child.weight)] if owner != f"{name}.weight"]
+        if shared:
+            raise ValueError(f"target {name} shares its weight with {', '.join(shared)}: tied weights cannot be decomposed")
+
+
+def _used_once(rank: Rank | Mapping[str, Rank], chosen: Sequence[str], what: str) -> None:
+    if isinstance(rank, Mapping):
+        for pattern in rank:
+            if not any(fnmatchcase(name, pattern) for name in chosen):
+                raise ValueError(f"{what} pattern {pattern!r} matches no target; targets: {_listing(chosen)}")
+
+
+def _rank(
+    rank: Rank | Mapping[str, Rank], name: str, parts: int, linear: nn.Module, what: str
+) -> tuple[int, ...]:
+    assert isinstance(linear, nn.Linear)
+    width = min(linear.in_features, linear.out_features // parts)
+    if isinstance(rank, Mapping):
+        if name in rank:
+            return resolve_rank(rank[name], parts, width, what=what, name=name)
+        matching = [value for pattern, value in rank.items() if fnmatchcase(name, pattern)]
+        if not matching:
+            raise ValueError(f"{what} has no pattern for target {name}; patterns: {_listing(list(rank))}")
+        rank = matching[-1]
+    return resolve_rank(rank, parts, width, what=what, name=name)
+
+
+def _label_tables(module: nn.Module, config: KindConfig, names: TargetNames) -> list[str]:
+    """Label tables to put behind the gate: nn.Embedding with one row a class, or one more for null (the last)."""
+    modules = dict(module.named_modules())
+    embeddings = [name for name, child in modules.items() if type(child) is nn.Embedding]
+    found = _match(names.class_rows, modules, what="class_rows pattern", offer=embeddings)
+    for name in found:
+        table = modules[name]
+        if type(table) is not nn.Embedding:
+            raise ValueError(f"class_rows {name} is a {type(table).__name__}; only nn.Embedding can hold label rows")
+        if table.num_embeddings not in (config.num_classes, config.num_classes + 1):
+            raise ValueError(
+                f"label table {name} has {table.num_embeddings} rows; {config.num_classes} classes need "
+                f"{config.num_classes}, or {config.num_classes + 1} with the null row last"
+            )
+    return found
+
+
+def _default_init(module: nn.Module) -> str:
+    """"random" for a fresh model; loaded weights are never thrown away without being told to."""
+    source = getattr(getattr(module, "config", None), "_name_or_path", None) or getattr(module, "weights_loaded", False)
+    if source:
+        raise ValueError(
+            "this model's weights were loaded: say init='svd' to keep them (the learngene takes their best part, tailors "
+            "start at zero), or init='random' to replace them by fresh components"
+        )
+    return "random"
+
+
+def _replace_linear(module: nn.Module, target: Target, gate: Gate) -> tuple[nn.Linear, KindLinear]:
+    old = module.get_submodule(target.name)
+    assert isinstance(old, nn.Linear)
+    new = KindLinear(
+        old.in_features,
+        old.out_features,
+        target.ranks,
+        target.tailor_ranks,
+        bias=old.bias is not None,
+        gate=gate,
+        name=target.name,
+        device=old.weight.device,
+        dtype=old.weight.dtype,
+    )
+    if old.bias is not None:
+        new.bias = old.bias
+    new.train(old.training)
+    module.set_submodule(target.name, new)
+    return old, new
+
+
+def _replace_table(module: nn.Module, name: str, gate: Gate) -> tuple[nn.Embedding, ClassRows]:
+    old = module.get_submodule(name)
+    assert isinstance(old, nn.Embedding)
+    new = ClassRows(old.embedding_dim, gate=gate, name=name, dtype=old.weight.dtype).to(old.weight.device)
+    module.set_submodule(name, new)
+    parent = module.get_submodule(name.rpartition(".")[0])
+    if isinstance(getattr(parent, "dropout_prob", None), float):
+        parent.dropout_prob = 0.0  # type: ignore[assignment]  # labels are dropped by the training loss alone
+    return old, new
+
+
+def _fill(layer: KindLinear, bank: TailorBank, weight_OI: Tensor, init: str, generator: torch.Generator | None) -> None:
+    """Gives one layer's learngene and tailors their first values."""
+    tailors = layer.tailor(bank.tailors.views(bank.tailors.rows))
+    weights = weight_OI.chunk(layer.parts)
+    for learngene, tailor, weight in zip(layer.learngene(), tailors, weights):
+        if init == "svd":
+            for factor, value in zip(learngene, from_matrix(weight, learngene.rank)):
+                factor.copy_(value)
+            fill_random(tailor, 0.0, 1, generator)
+        else:
+            active = learngene.rank + tailor.rank
+            variance = float(weight.double().pow(2).mean())
+            fill_random(learngene, variance, active, generator)
+            fill_random(tailor, variance, active, generator)
+
+
+def _fill_table(table: ClassRows, bank: TailorBank, weight: Tensor, name: str) -> None:
+    """Label rows as the dense table had them; the null row its last one (zeros where it had none)."""
+    bank.labels.views(bank.labels.rows)[name].copy_(weight[: bank.num_classes])
+    if weight.shape[0] > bank.num_classes:
+        table.null_row.copy_(weight[-1])
+
+
+def _check_label_argument(module: nn.Module, label_argument: str) -> None:
+    parameters = inspect.signature(module.forward).parameters
+    if label_argument and label_argument not in parameters:
+        raise ValueError(
+            f"{type(module).__name__}.forward has no argument {label_argument!r} (it has {', '.join(parameters)}); "
+            'give label_argument="" and open the gate by hand: `with model.gate(y): ...`'
+        )

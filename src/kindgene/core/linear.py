@@ -1,0 +1,166 @@
+"""The gated layers: a factorised linear layer and a table of label rows.
+
+Shapes: B batch, T tokens (all dimensions between batch and features, flattened), I in, O out, N parts of a fused
+matrix (q, k, v), G learngene components, K tailor components, M tailors a sample uses at once.
+
+`KindLinear` is equation (3) of the method per sample i: y_i = U_G diag(s_G) V_G^T x_i + sum_m a_im U_m diag(s_m) V_m^T
+x_i + b. A matrix that a model fuses (qkv) is N matrices, each with components of its own; their V share one product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from kindgene.core.components import Components
+from kindgene.core.gate import Gate, Selection
+
+
+class KindLinear(nn.Module):
+    """A linear layer kept as learngene components; the tailors' come from the bank, through the gate.
+
+    `ranks` and `tailor_ranks` hold one number a part. Parameters: ``v`` [sum G, I], ``s`` [sum G], ``u`` [sum G, O/N]
+    (parts one after the other) and ``bias`` [O].
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        ranks: Sequence[int],
+        tailor_ranks: Sequence[int],
+        *,
+        bias: bool,
+        gate: Gate,
+        name: str,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.ranks, self.tailor_ranks = tuple(ranks), tuple(tailor_ranks)
+        self.gate, self.name = gate, name
+        total = sum(self.ranks)
+        self.v = nn.Parameter(torch.zeros(total, in_features, device=device, dtype=dtype))
+        self.s = nn.Parameter(torch.zeros(total, device=device, dtype=dtype))
+        self.u = nn.Parameter(torch.zeros(total, self.part_features, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros(out_features, device=device, dtype=dtype)) if bias else None
+
+    @property
+    def parts(self) -> int:
+        return len(self.ranks)
+
+    @property
+    def part_features(self) -> int:
+        """Outputs of one part, O/N."""
+        return self.out_features // self.parts
+
+    @property
+    def piece_shapes(self) -> dict[str, tuple[int, ...]]:
+        """What one tailor holds for this layer, by piece name."""
+        total = sum(self.tailor_ranks)
+        shapes = {"v": (total, self.in_features), "u": (total, self.part_features), "s": (total,)}
+        return {f"{self.name}.{factor}": shape for factor, shape in shapes.items()}
+
+    def learngene(self) -> list[Components]:
+        """The learngene's components of each part (views of the parameters)."""
+        return split_parts(Components(self.u, self.s, self.v), self.ranks)
+
+    def tailor(self, pieces: dict[str, Tensor]) -> list[Components]:
+        """A tailor's (or several tailors') components of each part, out of named pieces."""
+        return split_parts(Components(*(pieces[f"{self.name}.{factor}"] for factor in "usv")), self.tailor_ranks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        selection = self.gate.current(self.name)
+        if x.shape[0] != selection.batch:
+            raise ValueError(
+                f"layer {self.name}: the leading dimension of its input is {x.shape[0]}, the gate was opened for a batch "
+                f"of {selection.batch}; a layer that reshapes the batch away cannot be a target"
+            )
+        x_BTI = x.reshape(x.shape[0], -1, x.shape[-1])
+        shared = self._learngene_product(x_BTI)
+        outputs = self._add_tailors(shared, x_BTI, selection)
+        y_BTO = outputs[0] if self.parts == 1 else torch.cat(outputs, dim=-1)
+        return y_BTO.reshape(*x.shape[:-1], self.out_features)
+
+    def _learngene_product(self, x_BTI: Tensor) -> list[Tensor]:
+        """Each part's (x V_G) diag(s_G) U_G^T + b, [B, T, O/N]; s is folded into U, which is smaller than x V."""
+        batch, tokens, _ = x_BTI.shape
+        h_XG = x_BTI.reshape(batch * tokens, -1) @ self.v.mT
+        scaled_u = self.u * self.s.unsqueeze(1)
+        biases = [None] * self.parts if self.bias is None else self.bias.chunk(self.parts)
+        outputs = []
+        for h, u, bias in zip(h_XG.split(self.ranks, dim=1), scaled_u.split(self.ranks), biases):
+            y = h @ u if bias is None else torch.addmm(bias, h, u)
+            outputs.append(y.view(batch, tokens, -1))
+        return outputs
+
+    def _add_tailors(self, outputs: list[Tensor], x_BTI: Tensor, selection: Selection) -> list[Tensor]:
+        """Adds each sample's own (x V_c) diag(a s_c) U_c^T to each part's output."""
+        batch, tokens, _ = x_BTI.shape
+        index_BM = selection.tailor_index
+        most = index_BM.shape[1]
+        v, u, s = (
+            selection.tailors[f"{self.name}.{factor}"].index_select(0, index_BM.flatten()) for factor in ("v", "u", "s")
+        )
+        scale = s.view(batch, most, -1) * selection.weight.unsqueeze(-1)
+        h = torch.bmm(x_BTI, v.reshape(batch, -1, self.in_features).mT)  # [B, T, M*K]
+        h_BTMK = h.view(batch, tokens, most, -1) * scale.unsqueeze(1)
+        u_BMKO = u.view(batch, most, -1, self.part_features)
+        added = []
+        for y, h_part, u_part in zip(
+            outputs, h_BTMK.split(self.tailor_ranks, dim=3), u_BMKO.split(self.tailor_ranks, dim=2)
+        ):
+            left = h_part.reshape(batch, tokens, -1).to(y.dtype)
+            right = u_part.reshape(batch, -1, self.part_features).to(y.dtype)
+            added.append(y.baddbmm_(left, right))
+        return added
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_features}, {self.out_features}, learngene={list(self.ranks)}, tailor={list(self.tailor_ranks)}, "
+            f"bias={self.bias is not None}"
+        )
+
+
+class ClassRows(nn.Module):
+    """A label table behind the gate: sum_m a_m row_m where any weight is not 0, else the shared null row [D].
+
+    It stands where the model had an ``nn.Embedding``; the ids that the model passes are not used, the gate's are.
+    """
+
+    def __init__(self, features: int, *, gate: Gate, name: str, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.gate, self.name, self.features = gate, name, features
+        self.null_row = nn.Parameter(torch.zeros(features, dtype=dtype))
+
+    @property
+    def piece_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {self.name: (self.features,)}
+
+    def forward(self, ids: Tensor) -> Tensor:
+        selection = self.gate.current(self.name)
+        index_BM = selection.label_index
+        rows = selection.labels[self.name].index_select(0, index_BM.flatten())
+        row_BD = (rows.view(*index_BM.shape, -1) * selection.weight.unsqueeze(-1)).sum(1)
+        return torch.where((selection.weight != 0).any(1, keepdim=True), row_BD, self.null_row)
+
+    def extra_repr(self) -> str:
+        return f"{self.features}"
+
+
+def split_parts(components: Components, ranks: Sequence[int]) -> list[Components]:
+    """Cuts components of a fused matrix into those of its parts."""
+    u, s, v = components
+    return [
+        Components(*piece)
+        for piece in zip(u.split(list(ranks), dim=-2), s.split(list(ranks), dim=-1), v.split(list(ranks), dim=-2))
+    ]
+
+
+def join_parts(parts: Sequence[Components]) -> Components:
+    """The inverse of `split_parts`."""
+    us, ss, vs = zip(*parts)
+    return Components(torch.cat(us, -2), torch.cat(ss, -1), torch.cat(vs, -2))

@@ -1,0 +1,1 @@
+"""Measuring samples: quality as a figure, never as a look."""

@@ -1,0 +1,145 @@
+"""Files that are never half there: written under a temporary name, flushed, renamed; read with one-line errors.
+
+A reader of `path` sees the old content or the new one, whatever happens to the writer (kill, power loss, full disk):
+the bytes go to a temporary file in the same folder, which is flushed to disk (fsync), renamed over `path`, and the
+folder is flushed too. Safetensors and JSON only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+StrPath = str | os.PathLike[str]
+
+_CHUNK = 1 << 20  # bytes
+
+
+def write_bytes(path: StrPath, data: bytes) -> None:
+    """Writes (or replaces) a file as a whole. Raises OSError, and then leaves what was there before."""
+    with _replacing(Path(path)) as temporary, temporary.open("wb") as file:
+        file.write(data)
+
+
+def write_json(path: StrPath, value: Any) -> None:
+    """Writes a value as JSON: indented, keys in the order given, a newline at the end.
+
+    Raises ValueError for what JSON cannot hold (NaN, infinity, other types).
+    """
+    try:
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: the value cannot be written as JSON: {error}") from error
+    write_bytes(path, (text + "\n").encode())
+
+
+def write_safetensors(path: StrPath, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Writes tensors (any layout, any device; tensors may share memory) as one safetensors file."""
+    plain = {name: _own(tensor) for name, tensor in tensors.items()}
+    with _replacing(Path(path)) as temporary:
+        safetensors.torch.save_file(plain, temporary, None if metadata is None else dict(metadata))
+
+
+def read_json(path: StrPath) -> Any:
+    """Reads a JSON file. Raises ValueError naming the file and what is wrong with it."""
+    path = Path(path)
+    with _readable(path):
+        data = path.read_bytes()
+    try:
+        return json.loads(data)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: is not valid JSON (truncated or damaged?): {error}") from error
+
+
+def read_safetensors(path: StrPath) -> dict[str, Tensor]:
+    """Reads all tensors of a file, on the CPU. Raises ValueError naming the file and what is wrong with it."""
+    path = Path(path)
+    with _readable(path):
+        try:
+            return safetensors.torch.load_file(path)
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{path}: is not a whole safetensors file (truncated or damaged?): {error}") from error
+
+
+def read_metadata(path: StrPath) -> dict[str, str]:
+    """Reads the metadata of a safetensors file without its tensors; {} where it has none. ValueError as above."""
+    path = Path(path)
+    with _readable(path):
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                return dict(file.metadata() or {})
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{path}: is not a whole safetensors file (truncated or damaged?): {error}") from error
+
+
+def sha256(path: StrPath) -> str:
+    """The file's SHA-256 as 64 hex digits. Raises ValueError where it cannot be read."""
+    path = Path(path)
+    digest = hashlib.sha256()
+    with _readable(path), path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sync_folder(path: StrPath) -> None:
+    """Flushes a folder's entries (new names, renames) to disk; does nothing where folders cannot be opened."""
+    if os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place when the block ends well, and vanishes when it does not."""
+    handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=".part", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(_mode())
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def _mode() -> int:
+    """The permissions an ordinary new file gets (mkstemp's own are for the owner alone)."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: there is no such file") from error
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """The tensor on the CPU, contiguous, sharing memory with no other (safetensors refuses what shares)."""
+    tensor = tensor.detach().to("cpu").contiguous()
+    whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    return tensor if whole and not tensor.is_conj() and not tensor.is_neg() else tensor.clone()
