@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kindgene.core.components import Components, canonical, pad
+from kindgene.core.components import Components, canonical
 from kindgene.core.decomposable import Decomposable
 from kindgene.core.linear import join_parts, split_parts
 
@@ -41,7 +41,7 @@ def split(model: Decomposable) -> Pieces:
 
 
 def join(model: Decomposable, pieces: Pieces) -> Decomposable:
-    """Puts pieces into a model of the same shape, bit for bit. Tailors of lower rank than the bank's are zero-padded.
+    """Puts pieces into a model of the same shape, bit for bit.
 
     Raises ValueError naming the piece where names or shapes differ.
     """
@@ -52,7 +52,7 @@ def join(model: Decomposable, pieces: Pieces) -> Decomposable:
     model.module.load_state_dict(pieces.learngene, strict=True)
     with torch.no_grad():
         for index, tailor in enumerate(pieces.tailors):
-            put_row(f"tailor {index}", model.bank.tailors.row(index), pad_tailor(tailor, model))
+            put_row(f"tailor {index}", model.bank.tailors.row(index), tailor)
         for index, rows in enumerate(pieces.labels):
             if model.bank.labels.sizes:
                 put_row(f"label rows of class {index}", model.bank.labels.row(index), rows)
@@ -94,19 +94,6 @@ def canonical_pieces(pieces: Pieces, ranks: Ranks, tailor_ranks: Ranks) -> Piece
         tailors=[canonical_state(tailor, tailor_ranks) for tailor in pieces.tailors],
         labels=pieces.labels,
     )
-
-
-def pad_tailor(tailor: State, model: Decomposable) -> State:
-    """A tailor with zero components appended to each part, up to the ranks of the model's bank."""
-    for name, layer in model.layers.items():
-        rank = tailor[f"{name}.s"].shape[0]
-        if rank == sum(layer.tailor_ranks):
-            continue
-        if rank % layer.parts:
-            raise ValueError(f"tailor components of {name}: {rank} do not divide into {layer.parts} parts")
-        parts = layer_components(tailor, name, [rank // layer.parts] * layer.parts)
-        tailor = with_components(tailor, name, [pad(part, to) for part, to in zip(parts, layer.tailor_ranks)])
-    return tailor
 
 
 def _clone(state: State) -> State:

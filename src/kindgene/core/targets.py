@@ -27,7 +27,7 @@ BACKBONES: Mapping[str, TargetNames] = {
         adaln=("blocks.*.adaLN_modulation.1",),
         fused={"blocks.*.attn.qkv": 3},
         class_rows=("y_embedder.embedding_table",),
-        label_argument="y_B",
+        label_argument="y",
     ),
     "DiTTransformer2DModel": TargetNames(
         paper=(

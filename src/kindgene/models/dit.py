@@ -147,16 +147,18 @@ class DiT(ModelMixin, ConfigMixin):
         """C, or 2 C where sigma is learned."""
         return cast(int, self.config.in_channels) * (2 if self.config.learn_sigma else 1)
 
-    def forward(self, x_BCHW: Tensor, t_B: Tensor, y_B: Tensor) -> Tensor:
-        """Predict the noise (or v) in images `x` at timesteps `t`, for labels `y`: [B, out_channels, H, W].
+    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """Predict the noise (or v) in images x [B, C, H, W] at times t [B], for labels y [B].
+
+        Returns [B, out_channels, H, W].
 
         Raises ValueError for images of another size than the model's.
         """
-        self._check_images(x_BCHW)
+        self._check_images(x)
 
         # Embedding.
-        x = self.x_embedder(x_BCHW) + self.pos_embed  # [B, T, D]
-        c = self.t_embedder(t_B, x_BCHW.dtype) + self.y_embedder(y_B)  # [B, D]
+        c = self.t_embedder(t, x.dtype) + self.y_embedder(y)  # [B, D]
+        x = self.x_embedder(x) + self.pos_embed  # [B, T, D]
 
         # Blocks.
         for block in self.blocks:

@@ -1,0 +1,58 @@
+"""A pool's README.md: a model card written from the pool's own record. Only what is recorded is said."""
+
+from __future__ import annotations
+
+import json
+
+from kindgene.core.pieces import State
+from kindgene.pool.config import PoolConfig
+
+
+def model_card(config: PoolConfig, learngene: State) -> str:
+    """Markdown with the front matter that the Hugging Face Hub reads."""
+    shared = sum(value.numel() for value in learngene.values())
+    per_class = sorted({_tailor_size(config, learngene, name) for name in config.classes})
+    size = " to ".join(f"{value:,}" for value in (per_class[:1] + per_class[-1:] if len(per_class) > 1 else per_class))
+    shown = [json.dumps(name, ensure_ascii=False) for name in list(config.classes)[:50]]
+    more = f", and {len(config.classes) - 50:,} more" if len(config.classes) > 50 else ""
+    first = json.dumps(next(iter(config.classes), "a class"), ensure_ascii=False)
+    record = json.dumps(config.provenance, indent=2, ensure_ascii=False, sort_keys=True)
+    return f"""---
+library_name: kindgene
+tags: [kindgene, kind, decomposable, learngene, {config.backbone}]
+---
+
+# A kindgene pool
+
+A {config.backbone}, pre-trained with every target matrix kept as rank-1 components and taken apart into a **learngene**
+(what all classes share) and one **tailor** a class (KIND, ICML 2025). Weights: {config.weights}.
+
+- Learngene: {shared:,} parameters, id `{config.learngene_id[:16]}`.
+- Tailors: {len(config.classes):,} classes, {size or "0"} parameters each (label row included).
+- Classes: {", ".join(shown)}{more}.
+
+```python
+from kindgene import Pool, sample
+
+pool = Pool.from_pretrained("path/to/this/folder", classes=[{first}])
+model = pool.recombine(classes=[{first}])
+images = sample(model, classes=[{first}] * 16)
+```
+
+The learngene was trained on the data of all classes that the pool was made with, removed ones included.
+
+## Record
+
+```json
+{record}
+```
+"""
+
+
+def _tailor_size(config: PoolConfig, learngene: State, name: str) -> int:
+    """Numbers of one class's tailor: its components in every target, and its label rows."""
+    total = sum(learngene[f"{table}.null_row"].numel() for table in config.label_tables)
+    for target, ranks in config.tailor_ranks_of(name).items():
+        width = learngene[f"{target}.u"].shape[1] + learngene[f"{target}.v"].shape[1] + 1
+        total += sum(ranks) * width
+    return total
