@@ -1,8 +1,9 @@
-"""Files that are never half there: written under a temporary name, flushed, renamed; read with one-line errors.
+"""Files that are never half there: written under a temporary name, flushed, renamed; read with one-line
+errors.
 
-A reader of `path` sees the old content or the new one, whatever happens to the writer (kill, power loss, full disk):
-the bytes go to a temporary file in the same folder, which is flushed to disk (fsync), renamed over `path`, and the
-folder is flushed too. Safetensors and JSON only.
+A reader of `path` sees the old content or the new one, whatever happens to the writer (kill, power loss, full
+disk): the bytes go to a temporary file in the same folder, which is flushed to disk (fsync), renamed over
+`path`, and the folder is flushed too. Safetensors and JSON only.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ def write_json(path: StrPath, value: Any) -> None:
     write_bytes(path, (text + "\n").encode())
 
 
-def write_safetensors(path: StrPath, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def write_safetensors(
+    path: StrPath, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
     """Writes tensors (any layout, any device; tensors may share memory) as one safetensors file."""
     plain = {name: _own(tensor) for name, tensor in tensors.items()}
     with _replacing(Path(path)) as temporary:
@@ -62,24 +65,28 @@ def read_json(path: StrPath) -> Any:
 
 
 def read_safetensors(path: StrPath) -> dict[str, Tensor]:
-    """Reads all tensors of a file, on the CPU. Raises ValueError naming the file and what is wrong with it."""
+    """Reads all tensors, to the CPU. Raises ValueError naming the file and what is wrong with it."""
     path = Path(path)
     with _readable(path):
         try:
             return safetensors.torch.load_file(path)
         except safetensors.SafetensorError as error:
-            raise ValueError(f"{path}: is not a whole safetensors file (truncated or damaged?): {error}") from error
+            raise ValueError(
+                f"{path}: is not a whole safetensors file (truncated or damaged?): {error}"
+            ) from error
 
 
 def read_metadata(path: StrPath) -> dict[str, str]:
-    """Reads the metadata of a safetensors file without its tensors; {} where it has none. ValueError as above."""
+    """Reads a safetensors file's metadata without its tensors, {} where there is none. ValueErrors alike."""
     path = Path(path)
     with _readable(path):
         try:
             with safetensors.safe_open(path, framework="pt") as file:
                 return dict(file.metadata() or {})
         except safetensors.SafetensorError as error:
-            raise ValueError(f"{path}: is not a whole safetensors file (truncated or damaged?): {error}") from error
+            raise ValueError(
+                f"{path}: is not a whole safetensors file (truncated or damaged?): {error}"
+            ) from error
 
 
 def sha256(path: StrPath) -> str:
@@ -93,7 +100,7 @@ def sha256(path: StrPath) -> str:
 
 
 def sync_folder(path: StrPath) -> None:
-    """Flushes a folder's entries (new names, renames) to disk; does nothing where folders cannot be opened."""
+    """Flushes a folder's entries (new names, renames) to disk; nothing on Windows, which cannot."""
     if os.name == "nt":
         return
     handle = os.open(path, os.O_RDONLY)
@@ -103,15 +110,22 @@ def sync_folder(path: StrPath) -> None:
         os.close(handle)
 
 
+def umask() -> int:
+    """The permission bits that new files of this process do not get."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place when the block ends well, and vanishes when it does not."""
+    """A temporary file beside `path` that takes its place if the block ends well and vanishes if not."""
     handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=".part", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(_mode())
+        temporary.chmod(0o666 & ~umask())  # as any new file; mkstemp's are for the owner alone
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -119,13 +133,6 @@ def _replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
-
-
-def _mode() -> int:
-    """The permissions an ordinary new file gets (mkstemp's own are for the owner alone)."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return 0o666 & ~mask
 
 
 @contextlib.contextmanager

@@ -40,6 +40,7 @@ def build_backbone(
     label_tables: Sequence[str],
     backbone: nn.Module | None = None,
     *,
+    dtype: torch.dtype,
     null_row: bool = True,
     low_rank: Mapping[str, Sequence[int | None]] | None = None,
 ) -> nn.Module:
@@ -56,7 +57,8 @@ def build_backbone(
     elif kind == "DiT":
         names = {"num_classes": len(class_names), "class_names": list(class_names)}
         form = {"null_row": null_row, "low_rank": None if low_rank is None else dict(low_rank)}
-        return _class(kind).from_config({**config, **names, **form})  # type: ignore[no-any-return]
+        module = _class(kind).from_config({**config, **names, **form})
+        return _cast(module, dtype)
     elif kind == "ViTModel":
         transformers = import_module("transformers")
         module = _class(kind)(transformers.ViTConfig.from_dict(dict(config)))
@@ -67,7 +69,12 @@ def build_backbone(
         from kindgene.models.low_rank import install_low_rank
 
         install_low_rank(module, low_rank)
-    return module
+    return _cast(module, dtype)
+
+
+def _cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """To a dtype by torch's own method: diffusers' override logs a warning about float32 modules that do not exist."""
+    return nn.Module.to(module, dtype)
 
 
 def _class(kind: str) -> Any:

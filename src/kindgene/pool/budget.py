@@ -3,7 +3,9 @@
 A part is one matrix of one target (q of a fused qkv, say), I in, O out. A component costs I + O + 1 numbers in the
 gated form (u, v and s) and I + O in the merged form (s folded in); a merged part is a dense matrix where that is
 cheaper. Pools are canonical, so ranks are prefixes and the energy of what is dropped is a sum of squared singular
-values (Eckart-Young). The planner is ours: greedy, always the step that loses least relative energy a number saved.
+values (Eckart-Young). The planner is ours: greedy, always the step that loses the least relative energy of its matrix,
+so that all matrices end with about the same relative error. (Dividing by the numbers saved, or taking absolute
+energies, starved some matrices: measured on digits, docs/method.md.)
 """
 
 from __future__ import annotations
@@ -79,12 +81,12 @@ def plan(items: Sequence[Item], fixed: int, max_parameters: int | None) -> dict[
 
 
 def _step(items: Sequence[Item], at: Sequence[int], index: int) -> tuple[float, int] | None:
-    """Energy lost per number saved by item `index`'s next choice; None at its last."""
+    """Share of its matrix's energy that item `index`'s next choice loses; None at its last."""
     choices = items[index].choices
     if at[index] + 1 >= len(choices):
         return None
     now, after = choices[at[index]], choices[at[index] + 1]
-    return (after.loss - now.loss) / (now.parameters - after.parameters), index
+    return after.loss - now.loss, index
 
 
 def _tails(squares: Sequence[float], whole: float) -> list[float]:

@@ -33,8 +33,8 @@ def assemble(
     backbone: nn.Module | None = None,
 ) -> Decomposable:
     """A decomposable model of exactly these classes, in this order, holding these tensors, which have these ranks."""
-    module = build_backbone(config.backbone, config.backbone_config, classes, config.label_tables, backbone)
-    module.to(floating_dtype(learngene))
+    dtype = floating_dtype(learngene)
+    module = build_backbone(config.backbone, config.backbone_config, classes, config.label_tables, backbone, dtype=dtype)
     used = [tailor for tailor in tailors if any(name in tailor.classes for name in classes)]
     gate_map = [next(i for i, tailor in enumerate(used) if name in tailor.classes) for name in classes]
     order = list(dict.fromkeys(gate_map))  # tailors in the order in which the classes ask for them
@@ -130,8 +130,15 @@ def merge(
     form = {t: [chosen[t, str(part)] for part in range(len(ranks))] for t, ranks in config.ranks.items()}
     low_rank = {target: ranks for target, ranks in form.items() if any(rank is not None for rank in ranks)}
     module = build_backbone(
-        config.backbone, config.backbone_config, [name], config.label_tables, backbone, null_row=False, low_rank=low_rank
-    ).to(dtype)
+        config.backbone,
+        config.backbone_config,
+        [name],
+        config.label_tables,
+        backbone,
+        dtype=dtype,
+        null_row=False,
+        low_rank=low_rank,
+    )
     state = {key: value for key, value in learngene.items() if not _of_target(key, config)}
     for table, row in tailor.row_of(name).items():
         state[f"{table}.weight"] = row.unsqueeze(0)

@@ -1,0 +1,150 @@
+"""Figures of a report, drawn with matplotlib and returned as PNG data URIs. No global plotting state."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from kindgene.core.decomposable import Decomposable
+from kindgene.core.pieces import layer_components
+from kindgene.pool.pool import Pool
+
+BLUE, ORANGE, GREEN, GREY = "#1f5fa8", "#d9662b", "#2d8a57", "#8a8a8a"
+PART_NAMES = ("q", "k", "v")
+
+
+def image_grid(images: Tensor, rows: int, columns: int, *, row_labels: Sequence[str] = (), column_labels: Sequence[str] = ()) -> str:
+    """A grid of images [rows * columns, C, H, W] in [-1, 1], row by row; C is 1 or 3."""
+    cell = 0.62
+    left, top = (0.9 if row_labels else 0.05), (0.35 if column_labels else 0.05)
+    figure = Figure(figsize=(left + columns * cell, top + rows * cell))
+    width, height = figure.get_size_inches()
+    pixels = ((images.clamp(-1, 1) + 1) / 2).permute(0, 2, 3, 1)
+    for index in range(rows * columns):
+        row, column = divmod(index, columns)
+        box = ((left + column * cell) / width, 1 - (top + (row + 1) * cell) / height, 0.94 * cell / width, 0.94 * cell / height)
+        axes = figure.add_axes(box)
+        axes.imshow(pixels[index].squeeze(-1).numpy(), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+        axes.set_axis_off()
+        if row == 0 and column_labels:
+            axes.set_title(column_labels[column], fontsize=9, pad=3)
+        if column == 0 and row_labels:
+            axes.text(-0.15, 0.5, row_labels[row], transform=axes.transAxes, ha="right", va="center", fontsize=9)
+    return _uri(figure)
+
+
+def loss_curves(panels: Mapping[str, Mapping[str, Sequence[float]]], window: int = 20) -> str:
+    """Running means of training losses, a panel a group of runs."""
+    figure = Figure(figsize=(4.6 * len(panels), 3.1), layout="constrained")
+    for index, (title, curves) in enumerate(panels.items()):
+        axes = figure.add_subplot(1, len(panels), index + 1)
+        for (name, losses), colour in zip(curves.items(), (BLUE, ORANGE, GREEN), strict=False):
+            values = torch.tensor(list(losses), dtype=torch.float64)
+            width = min(window, len(values))
+            smooth = values.unfold(0, width, 1).mean(1)
+            axes.plot(range(width, len(values) + 1), smooth.tolist(), label=name, color=colour, lw=1.6)
+        axes.set(title=title, xlabel="step", ylabel=f"loss (mean of {window} steps)", yscale="log")
+        axes.legend(frameon=False, fontsize=8)
+        axes.grid(alpha=0.25, which="both")
+    return _uri(figure)
+
+
+def spectra(pool: Pool) -> str:
+    """Singular values of every target part: learngene and tailors (mean over classes), a panel a kind of matrix."""
+    kinds = _by_kind(pool)
+    figure = Figure(figsize=(2.35 * len(kinds), 2.7), layout="constrained")
+    for index, (kind, places) in enumerate(kinds.items()):
+        axes = figure.add_subplot(1, len(kinds), index + 1)
+        for target, part in places:
+            shared = layer_components(pool.learngene, target, pool.config.ranks[target])[part].s
+            own = [
+                layer_components(t.components, target, pool.config.tailor_ranks_of(t.classes[0])[target])[part].s
+                for t in pool.tailors
+            ]
+            tailors = torch.stack(own).mean(0)
+            axes.plot(range(1, len(shared) + 1), shared.tolist(), color=BLUE, alpha=0.7, lw=1.3)
+            axes.plot(range(1, len(tailors) + 1), tailors.tolist(), color=ORANGE, alpha=0.8, lw=1.3, marker=".", ms=3)
+        axes.set_title(kind, fontsize=10)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("component", fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.25)
+    figure.axes[0].set_ylabel("singular value")
+    figure.axes[0].plot([], [], color=BLUE, label="learngene")
+    figure.axes[0].plot([], [], color=ORANGE, marker=".", label="tailors (mean)")
+    figure.axes[0].legend(frameon=False, fontsize=7)
+    return _uri(figure)
+
+
+def kept_ranks(pool: Pool, model: Decomposable) -> str:
+    """Where a budget put the components: learngene and tailor rank kept of every matrix, beside what the pool has."""
+    names, kept, kept_tailor, full, full_tailor = [], [], [], [], []
+    first = pool.config.tailor_ranks_of(pool.classes[0])
+    for target, layer in model.layers.items():
+        for part, rank in enumerate(layer.ranks):
+            names.append(_short(target, part, layer.parts))
+            kept.append(rank)
+            kept_tailor.append(layer.tailor_ranks[part])
+            full.append(pool.config.ranks[target][part])
+            full_tailor.append(first[target][part])
+    figure = Figure(figsize=(max(6.0, 0.3 * len(names)), 2.8), layout="constrained")
+    axes = figure.add_subplot()
+    places = range(len(names))
+    whole = [a + b for a, b in zip(full, full_tailor, strict=True)]
+    axes.bar(places, whole, color="#e8e8e8", label="in the pool")
+    axes.bar(places, kept, color=BLUE, label="learngene kept")
+    axes.bar(places, kept_tailor, bottom=kept, color=ORANGE, label="tailor kept")
+    axes.set_xticks(list(places), names, rotation=90, fontsize=7)
+    axes.set_ylabel("components")
+    axes.legend(frameon=False, fontsize=8, ncols=3, loc="upper left", bbox_to_anchor=(0, 1.2))
+    return _uri(figure)
+
+
+def quality_against_size(points: Mapping[str, tuple[int, float]]) -> str:
+    """Recognised share against parameters, a labelled point a model."""
+    figure = Figure(figsize=(6.4, 3.3), layout="constrained")
+    axes = figure.add_subplot()
+    for index, (name, (parameters, share)) in enumerate(points.items()):
+        dense = "dense" in name or "full" in name
+        axes.scatter([parameters], [share], s=46, color=GREY if dense else (GREEN if "transfer" in name else BLUE), zorder=3)
+        offset = (6, -4 - 11 * (index % 3))
+        axes.annotate(name, (parameters, share), xytext=offset, textcoords="offset points", fontsize=7.5)
+    axes.set(xlabel="parameters", ylabel="recognised", ylim=(min(0.8, *(y for _, y in points.values())) - 0.06, 1.02))
+    axes.set_xlim(0, 1.35 * max(x for x, _ in points.values()))
+    axes.grid(alpha=0.25)
+    return _uri(figure)
+
+
+def _by_kind(pool: Pool) -> dict[str, list[tuple[str, int]]]:
+    """Kind of matrix (its name without the block number) -> its (target, part)s."""
+    kinds: dict[str, list[tuple[str, int]]] = {}
+    for target, ranks in pool.config.ranks.items():
+        for part in range(len(ranks)):
+            kind = _short(target, part, len(ranks)).partition(" ")[2] or target
+            kinds.setdefault(kind, []).append((target, part))
+    return kinds
+
+
+def _short(target: str, part: int, parts: int) -> str:
+    """``blocks.0.attn.qkv`` part 1 -> ``0 k``; other names keep what follows the block number."""
+    pieces = target.split(".")
+    number = next((piece for piece in pieces if piece.isdigit()), "")
+    name = next((piece for piece in reversed(pieces) if not piece.isdigit()), target).replace("_modulation", "")
+    if parts == len(PART_NAMES):
+        name = PART_NAMES[part]
+    elif parts > 1:
+        name = f"{name}[{part}]"
+    return f"{number} {name}" if number else name
+
+
+def _uri(figure: Figure) -> str:
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

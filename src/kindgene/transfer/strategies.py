@@ -1,0 +1,63 @@
+"""Transfer strategies under one interface: a model for new classes, ready to train, and what of it is trained.
+
+KIND (DESIGN section 4): the learngene stays, new tailors and label rows are trained, label drop is 0 because the null
+class is the learngene, which does not change. Full fine-tuning of a dense model, to compare with: everything is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from kindgene.core.config import Rank
+from kindgene.models.dit import DiT
+from kindgene.pool.config import check_class_names
+from kindgene.pool.pool import Pool
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A model to train on new classes; `label_drop` is what the strategy needs the training loss to use."""
+
+    strategy: str
+    model: nn.Module
+    label_drop: float
+
+    @property
+    def trained(self) -> dict[str, int]:
+        """What is trained: parameter name -> how many numbers."""
+        return {name: value.numel() for name, value in self.model.named_parameters() if value.requires_grad}
+
+
+def kind_transfer(
+    pool: Pool,
+    class_names: Sequence[str],
+    tailor_rank: Rank | None = None,
+    *,
+    init: Literal["zero", "random"] = "zero",
+    generator: torch.Generator | None = None,
+) -> Transfer:
+    """KIND: frozen learngene, fresh tailors (see `Pool.transfer`)."""
+    model = pool.transfer(class_names, tailor_rank, init=init, generator=generator)
+    return Transfer("kind", model, label_drop=0.0)
+
+
+def full_finetuning(dense: DiT, class_names: Sequence[str], label_drop: float = 0.1) -> Transfer:
+    """A dense DiT with the same weights and a label row for each new class, all of it trainable.
+
+    New label rows start at the null row, as KIND's do (ours). `dense` is not changed; it must have a null row.
+    """
+    names = check_class_names(class_names)
+    if dense.null_class is None:
+        raise ValueError("full fine-tuning starts new label rows at the null row, and this DiT has none")
+    settings = {key: value for key, value in dense.config.items() if not key.startswith("_")}
+    model = DiT(**{**settings, "num_classes": len(names), "class_names": list(names)})
+    state = {key: value.clone() for key, value in dense.state_dict().items()}
+    null_row = state["y_embedder.embedding_table.weight"][-1]
+    state["y_embedder.embedding_table.weight"] = null_row.repeat(len(names) + 1, 1)
+    model.load_state_dict(state, strict=True)
+    return Transfer("full_finetune", model, label_drop)
