@@ -58,7 +58,9 @@ def test_damage_is_named_in_one_line(tmp_path: Path, kind: str, damage: str) -> 
         path.mkdir()
     else:
         whole = path.read_bytes()
-        path.write_bytes({"truncated": whole[: len(whole) // 2], "foreign": b"\x80\x81" * 99, "empty": b""}[damage])
+        path.write_bytes(
+            {"truncated": whole[: len(whole) // 2], "foreign": b"\x80\x81" * 99, "empty": b""}[damage]
+        )
     reads = [files.read_json] if kind == "json" else [files.read_safetensors, files.read_metadata]
     for read in reads:
         with pytest.raises(ValueError, match=f"x.{kind}: ") as error:

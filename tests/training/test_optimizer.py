@@ -48,9 +48,7 @@ def test_a_row_is_updated_as_adamw_would_in_the_steps_it_is_part_of(
     generator = torch.Generator().manual_seed(1)
     rows = torch.randn(5, 7, dtype=torch.float64, generator=generator)
     alone = [nn.Parameter(row.clone()) for row in rows]
-    theirs = [
-        torch.optim.AdamW([p], lr=0.1, betas=BETAS, eps=EPS, weight_decay=weight_decay) for p in alone
-    ]
+    theirs = [torch.optim.AdamW([p], lr=0.1, betas=BETAS, eps=EPS, weight_decay=weight_decay) for p in alone]
     mine = RowAdamW(rows, BETAS, weight_decay, EPS)
     for step, classes in enumerate(present):
         ids = torch.tensor(sorted(classes), dtype=torch.long)

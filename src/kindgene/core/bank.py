@@ -114,22 +114,25 @@ class TailorBank(nn.Module):
         """The tables that hold anything, by name."""
         return {name: table for name, table in (("tailors", self.tailors), ("labels", self.labels)) if table.sizes}
 
-    def gather(self, labels_B: Tensor, size: int | None = None) -> GatheredRows:
-        """The rows of the classes among `labels_B`, as leaves for one optimizer step.
+    def gather(self, labels: Tensor, size: int | None = None) -> GatheredRows:
+        """The rows of the classes among the labels (ids [B] or soft weights [B, C]), as leaves for one optimizer step.
 
         `size` is the number of rows to pad to (default: the number of labels, at most the number of rows there are):
         the same for every step, so shapes are static. Null labels need no row.
         """
-        self.check(labels_B)
-        classes = labels_B[labels_B != self.num_classes]
-        size = labels_B.numel() if size is None else size
+        self.check(labels)
+        if labels.dim() == 2:
+            classes = (labels != 0).any(0).nonzero().flatten()
+        else:
+            classes = labels[labels != self.num_classes].long()
+        size = labels.numel() if size is None else size
         return GatheredRows(self.tailors.gather(self.tailor_of[classes], size), self.labels.gather(classes, size))
 
     def select(self, labels: Tensor, rows: GatheredRows | None = None) -> Selection:
         """What a forward with these labels uses: class ids [B] (null: C) or soft weights [B, C].
 
-        Raises ValueError on labels of the wrong dtype, shape or range (ranges are looked at on CPU; elsewhere a label
-        out of range is a device-side index error, never a silent one).
+        Raises ValueError on labels of the wrong dtype, shape or range, and on rows that lack a class among them (both
+        are looked at on CPU; elsewhere they are a device-side index error, never a silent one).
         """
         self.check(labels)
         classes, weight = _hard(labels, self.num_classes) if labels.dim() == 1 else _soft(labels)
@@ -143,6 +146,9 @@ class TailorBank(nn.Module):
             closed = weight == 0
             tailor_index = torch.where(closed, 0, rows.tailors.slots(tailors))
             label_index = torch.where(closed, 0, rows.labels.slots(classes))
+            _check_present(rows.tailors, tailor_index, tailors)
+            if self.labels.sizes:
+                _check_present(rows.labels, label_index, classes)
         return Selection(
             tailors=self.tailors.views(tailor_values),
             labels=self.labels.views(label_values),
@@ -154,8 +160,10 @@ class TailorBank(nn.Module):
     def check(self, labels: Tensor) -> None:
         """Refuses labels that no gate of this bank can mean."""
         classes = self.num_classes
+        if not isinstance(labels, Tensor):
+            raise ValueError(f"labels must be a tensor of class ids or of soft weights, got {type(labels).__name__}")
         if labels.is_floating_point():
-            if labels.dim() != 2 or labels.shape[1] != classes:
+            if labels.dim() != 2 or labels.shape[1] != classes or not labels.shape[0]:
                 raise ValueError(
                     f"soft gate weights must be [batch, {classes}] (one weight a class, none for null), "
                     f"got shape {list(labels.shape)}"
@@ -185,11 +193,22 @@ def _soft(weight_BC: Tensor) -> tuple[Tensor, Tensor]:
     """The classes with a weight other than 0, ascending, [B, M] with their weights; M is the most any sample has.
 
     Only these are computed: a class of weight 0 gets exactly zero gradient, and classes added later change no bit.
+    A weight of 0 gets zero gradient too, also where it stands in to fill a row of M.
     """
     used = weight_BC != 0
     most = max(1, int(used.sum(1).max()))
     classes = torch.argsort(used.to(torch.int8), dim=1, descending=True, stable=True)[:, :most]
-    return classes, weight_BC.gather(1, classes)
+    weight_BM = weight_BC.gather(1, classes)
+    return classes, torch.where(weight_BM != 0, weight_BM, 0.0)
+
+
+def _check_present(table: GatheredTable, slots: Tensor, wanted: Tensor) -> None:
+    if _may_look(slots) and bool((slots == table.ids.numel()).any()):
+        absent = sorted(set(wanted[slots == table.ids.numel()].tolist()))
+        raise ValueError(
+            f"rows= hold {table.present.tolist()} but this batch needs {absent}: gather the labels of every batch "
+            "that the step will see"
+        )
 
 
 def _may_look(labels: Tensor) -> bool:

@@ -25,7 +25,7 @@ class KindConfig:
     gate_map: tailor index of each class, when classes share tailors; None: each class its own.
     init: ``"random"`` replaces the dense weights by fresh components of the same variance; ``"svd"`` keeps them: the
         learngene holds their best rank-N_G part and tailors start at zero; None is "random" for a freshly
-        initialised model and a refusal for one whose weights were loaded.
+        initialised DiT of ours and a refusal for a model whose weights were loaded, or that cannot tell.
     """
 
     num_classes: int
@@ -51,7 +51,8 @@ class KindConfig:
     def _check_gate_map(self, gate_map: list[int]) -> None:
         if len(gate_map) != self.num_classes:
             raise ValueError(f"gate_map must name a tailor for each of {self.num_classes} classes, got {len(gate_map)}")
-        if sorted(set(gate_map)) != list(range(max(gate_map) + 1)):
+        whole = all(isinstance(tailor, int) and not isinstance(tailor, bool) for tailor in gate_map)
+        if not whole or sorted(set(gate_map)) != list(range(max(gate_map) + 1)):
             raise ValueError("gate_map must number the tailors 0, 1, 2, ... without a gap")
 
     @property

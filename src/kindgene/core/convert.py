@@ -45,7 +45,9 @@ def make_decomposable(
     targets = find_targets(module, config, names)
     tables = _label_tables(module, config, names)
     init = config.init or _default_init(module)
-    gate = Gate()
+    label_argument = names.label_argument if config.label_argument is None else config.label_argument
+    _check_label_argument(module, label_argument)
+    gate = Gate()  # everything is checked by now: the module is changed from here on
 
     layers = {target.name: _replace_linear(module, target, gate) for target in targets}
     rows = {name: _replace_table(module, name, gate) for name in tables}
@@ -63,15 +65,13 @@ def make_decomposable(
             _fill(layer, bank, dense[name].weight, init, generator)
         for name, (old, table) in rows.items():
             _fill_table(table, bank, old.weight, name)
-    label_argument = names.label_argument if config.label_argument is None else config.label_argument
-    _check_label_argument(module, label_argument)
     return Decomposable(module, bank, gate, config, label_argument)
 
 
 def find_targets(module: nn.Module, config: KindConfig, names: TargetNames | None = None) -> list[Target]:
     """The modules that the config's patterns name, in the module's own order, with their ranks."""
     names = _names(module, config) if names is None else names
-    modules = dict(module.named_modules())
+    modules = _inner_modules(module)
     patterns = [*names.paper, *names.adaln]
     chosen = _match(patterns, modules, what="target pattern", offer=_linear_names(module))
     fused = _parts(chosen, names.fused, modules)
@@ -138,8 +138,13 @@ def _match(patterns: Sequence[str], modules: Mapping[str, nn.Module], *, what: s
     return [name for name in modules if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
+def _inner_modules(module: nn.Module) -> dict[str, nn.Module]:
+    """Everything but the module itself, which cannot be replaced within itself."""
+    return {name: child for name, child in module.named_modules() if child is not module}
+
+
 def _linear_names(module: nn.Module) -> list[str]:
-    return [name for name, child in module.named_modules() if type(child) is nn.Linear]
+    return [name for name, child in _inner_modules(module).items() if type(child) is nn.Linear]
 
 
 def _listing(names: Sequence[str], most: int = 40) -> str:
@@ -167,6 +172,8 @@ def _check_linear(module: nn.Module, chosen: Sequence[str], modules: Mapping[str
         child = modules[name]
         if type(child) is not nn.Linear:
             raise ValueError(f"target {name} is a {type(child).__name__}; only modules of exactly nn.Linear can be targets")
+        if id(child.weight) not in owners:
+            raise ValueError(f"target {name} computes its weight from others (weight_norm?); make it a plain parameter first")
         shared = [owner for owner in owners[id(child.weight)] if owner != f"{name}.weight"]
         if shared:
             raise ValueError(f"target {name} shares its weight with {', '.join(shared)}: tied weights cannot be decomposed")
@@ -196,7 +203,7 @@ def _rank(
 
 def _label_tables(module: nn.Module, config: KindConfig, names: TargetNames) -> list[str]:
     """Label tables to put behind the gate: nn.Embedding with one row a class, or one more for null (the last)."""
-    modules = dict(module.named_modules())
+    modules = _inner_modules(module)
     embeddings = [name for name, child in modules.items() if type(child) is nn.Embedding]
     found = _match(names.class_rows, modules, what="class_rows pattern", offer=embeddings)
     for name in found:
@@ -212,12 +219,11 @@ def _label_tables(module: nn.Module, config: KindConfig, names: TargetNames) -> 
 
 
 def _default_init(module: nn.Module) -> str:
-    """"random" for a fresh model; loaded weights are never thrown away without being told to."""
-    source = getattr(getattr(module, "config", None), "_name_or_path", None) or getattr(module, "weights_loaded", False)
-    if source:
+    """"random" for a model that says it is fresh (our DiT); weights are never thrown away without being told to."""
+    if getattr(module, "weights_loaded", True):
         raise ValueError(
-            "this model's weights were loaded: say init='svd' to keep them (the learngene takes their best part, tailors "
-            "start at zero), or init='random' to replace them by fresh components"
+            "this model's weights were loaded, or it cannot tell: say init='svd' to keep them (the learngene takes their "
+            "best part, tailors start at zero), or init='random' to replace them by fresh components"
         )
     return "random"
 

@@ -12,10 +12,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kindgene.core.components import Components
 from kindgene.core.gate import Gate, Selection
+
+CHUNK = 8
+"""Tailor components multiplied at once (ours): a rank that is no multiple of it computes zeros up to the next."""
 
 
 class KindLinear(nn.Module):
@@ -98,25 +102,36 @@ class KindLinear(nn.Module):
         return outputs
 
     def _add_tailors(self, outputs: list[Tensor], x_BTI: Tensor, selection: Selection) -> list[Tensor]:
-        """Adds each sample's own (x V_c) diag(a s_c) U_c^T to each part's output."""
+        """Adds each sample's own (x V_c) diag(a s_c) U_c^T to each part's output, CHUNK components at a time."""
         batch, tokens, _ = x_BTI.shape
-        index_BM = selection.tailor_index
-        most = index_BM.shape[1]
-        v, u, s = (
-            selection.tailors[f"{self.name}.{factor}"].index_select(0, index_BM.flatten()) for factor in ("v", "u", "s")
-        )
-        scale = s.view(batch, most, -1) * selection.weight.unsqueeze(-1)
-        h = torch.bmm(x_BTI, v.reshape(batch, -1, self.in_features).mT)  # [B, T, M*K]
-        h_BTMK = h.view(batch, tokens, most, -1) * scale.unsqueeze(1)
-        u_BMKO = u.view(batch, most, -1, self.part_features)
-        added = []
-        for y, h_part, u_part in zip(
-            outputs, h_BTMK.split(self.tailor_ranks, dim=3), u_BMKO.split(self.tailor_ranks, dim=2)
-        ):
-            left = h_part.reshape(batch, tokens, -1).to(y.dtype)
-            right = u_part.reshape(batch, -1, self.part_features).to(y.dtype)
-            added.append(y.baddbmm_(left, right))
-        return added
+        index = selection.tailor_index.flatten()
+        most = selection.tailor_index.shape[1]
+        own = {factor: selection.tailors[f"{self.name}.{factor}"].index_select(0, index) for factor in "vus"}
+        for v, u, s in zip(self._chunks(own["v"]), self._chunks(own["u"]), self._chunks(own["s"].unsqueeze(-1))):
+            scale_BMNK = s.view(batch, most, self.parts, CHUNK) * selection.weight[:, :, None, None]
+            h = torch.bmm(x_BTI, v.view(batch, -1, self.in_features).mT)  # [B, T, M*N*K]
+            h_BTMNK = h.view(batch, tokens, *scale_BMNK.shape[1:]) * scale_BMNK.unsqueeze(1)
+            u_BMNKO = u.view(*scale_BMNK.shape, self.part_features)
+            for y, h_BTMK, u_BMKO in zip(outputs, h_BTMNK.unbind(3), u_BMNKO.unbind(2)):
+                left = h_BTMK.reshape(batch, tokens, -1).to(y.dtype)
+                y.baddbmm_(left, u_BMKO.reshape(batch, -1, self.part_features).to(y.dtype))
+        return outputs
+
+    def _chunks(self, pieces: Tensor) -> list[Tensor]:
+        """Pieces [X, sum K, F] as contiguous [X, N, CHUNK, F], every part's K zero-padded to whole chunks.
+
+        All products have the same shape whatever K is, so a tailor padded with zero components gives the same bits:
+        the order in which a matrix product sums depends on its shape.
+        """
+        most = max(self.tailor_ranks)
+        if set(self.tailor_ranks) == {most}:
+            wide = pieces.unflatten(1, (self.parts, most))
+        else:
+            parts = pieces.split(self.tailor_ranks, dim=1)
+            wide = torch.stack([F.pad(part, (0, 0, 0, most - part.shape[1])) for part in parts], dim=1)
+        if most % CHUNK:
+            wide = F.pad(wide, (0, 0, 0, CHUNK - most % CHUNK))
+        return [chunk.contiguous() for chunk in wide.split(CHUNK, dim=2)]
 
     def extra_repr(self) -> str:
         return (

@@ -43,9 +43,15 @@ def split(model: Decomposable) -> Pieces:
 def join(model: Decomposable, pieces: Pieces) -> Decomposable:
     """Puts pieces into a model of the same shape, bit for bit.
 
-    Raises ValueError naming the piece where names or shapes differ.
+    Raises ValueError naming the piece where numbers, names or shapes differ.
     """
     current = model.module.state_dict()
+    for what, found, expected in (
+        ("tailors", pieces.tailors, model.bank.tailors.count),
+        ("label rows", pieces.labels, model.bank.labels.count),
+    ):
+        if len(found) != expected:
+            raise ValueError(f"{len(found)} {what} do not fit a model of {expected}")
     _same_names("learngene", pieces.learngene, current)
     for key, value in pieces.learngene.items():
         _same_shape("learngene", key, value, current[key])

@@ -100,7 +100,7 @@ def sample_weights(model: Decomposable, gate: dict[int, Tensor]) -> dict[str, Te
 def model_reference(model: Decomposable, labels: Tensor, *args: Any, **kwargs: Any) -> list[Any]:
     """Runs each sample by itself through its own dense module; one output a sample.
 
-    Tensors among args and kwargs have the batch first; label arguments are included where the module takes them.
+    Tensors among args and kwargs have the batch first; `labels` itself is among them where the module takes labels.
     `labels` [B] class ids (null: C) or soft weights [B, C].
     """
     skeleton = dense_skeleton(model)
@@ -111,13 +111,13 @@ def model_reference(model: Decomposable, labels: Tensor, *args: Any, **kwargs: A
             gate = {} if label == model.null_class else {label: torch.ones((), dtype=model.bank.tailors.rows.dtype)}
         else:
             gate = {c: labels[i, c] for c in range(labels.shape[1]) if labels[i, c] != 0}
-        one = [_one(value, i) for value in args]
-        named = {key: _one(value, i) for key, value in kwargs.items()}
+        one = [_one(value, i, labels) for value in args]
+        named = {key: _one(value, i, labels) for key, value in kwargs.items()}
         outputs.append(functional_call(skeleton, sample_weights(model, gate), tuple(one), named))
     return outputs
 
 
-def _one(value: Any, i: int) -> Any:
+def _one(value: Any, i: int, labels: Tensor) -> Any:
     if not isinstance(value, Tensor):
         return value
-    return torch.zeros(1, dtype=torch.long) if value.is_floating_point() and value.dim() == 2 else value[i : i + 1]
+    return torch.zeros(1, dtype=torch.long) if value is labels and labels.dim() == 2 else value[i : i + 1]

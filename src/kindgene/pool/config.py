@@ -1,27 +1,16 @@
-"""A pool's config.json: the one file that says what the pool is (DESIGN section 6). Values, checked when read.
-
-Names of classes are user input: exact in here, never a path and never a tensor key.
-"""
+"""A pool's config.json: the one file that says what the pool is (DESIGN section 6). Values, checked when read."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import PurePosixPath
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from kindgene._version import __version__
+from kindgene.pool.names import TAILOR_FILE, check_class_names
 
 FORMAT_VERSION = 1
-LEARNGENE_FILE = "learngene.safetensors"
-LONGEST_NAME = 200
 
 Ranks = dict[str, tuple[int, ...]]
 
@@ -30,18 +19,19 @@ Ranks = dict[str, tuple[int, ...]]
 class ClassEntry:
     """Where a class lives: its tailor's file, the file's hash, the tailor's ranks and its label row in that file.
 
-    `tailor_ranks` is one int where every part of every target has it, else target -> rank of each part.
+    `tailor_ranks` is one int where every part of every target has it, else target -> rank of each part. A
+    class that is in memory only has no file ("").
     """
 
     file: str
     sha256: str
     tailor_ranks: int | Ranks
-    row: int = 0
+    row: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class PoolConfig:
-    """Everything about a pool but the tensors."""
+    """Everything about a pool but the tensors. `ranks`: target -> rank of each of its parts, of the learngene."""
 
     backbone: str
     backbone_config: dict[str, Any]
@@ -69,39 +59,31 @@ class PoolConfig:
         """Checks and reads what `to_json` wrote. Raises ValueError naming the source and what is wrong."""
         if not isinstance(value, dict) or value.get("format") != "kindgene-pool":
             raise ValueError(f"{source} is not a pool's config.json (its 'format' is not 'kindgene-pool')")
-        version = value.get("format_version")
-        if not isinstance(version, int) or version < 1:
-            raise ValueError(f"{source}: format_version must be a whole number from 1, found {version!r}")
-        if version > FORMAT_VERSION:
+        version = _take(value, "format_version", int, source)
+        if version != FORMAT_VERSION:
             raise ValueError(
-                f"{source}: this pool has format version {version}; this kindgene ({__version__}) reads up to "
-                f"{FORMAT_VERSION}. Install a newer kindgene"
+                f"{source}: this pool has format version {version}, this kindgene ({__version__}) reads "
+                f"{FORMAT_VERSION}; install the kindgene that wrote it, or a newer one"
             )
-        try:
-            classes = {
-                name: ClassEntry(
-                    file=_inside(entry["file"]),
-                    sha256=str(entry["sha256"]),
-                    tailor_ranks=_read_ranks(entry["tailor_ranks"]),
-                    row=int(entry["row"]),
-                )
-                for name, entry in value["classes"].items()
-            }
-            return cls(
-                backbone=str(value["backbone"]),
-                backbone_config=dict(value["backbone_config"]),
-                ranks={name: tuple(ranks) for name, ranks in value["ranks"].items()},
-                label_tables=tuple(value["label_tables"]),
-                label_argument=str(value["label_argument"]),
-                learngene_id=str(value["learngene_id"]),
-                learngene_sha256=str(value["learngene_sha256"]),
-                weights=str(value["weights"]),
-                classes=classes,
-                generation=int(value["generation"]),
-                provenance=dict(value["provenance"]),
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{source} is damaged or incomplete: {type(error).__name__} {error}") from error
+        ranks = _read_ranks(_take(value, "ranks", dict, source), f"{source}: ranks")
+        if not ranks:
+            raise ValueError(f"{source}: ranks names no target")
+        tables = _take(value, "label_tables", list, source)
+        if not all(isinstance(table, str) for table in tables):
+            raise ValueError(f"{source}: label_tables must be a list of texts, found {_short(tables)}")
+        return cls(
+            backbone=_take(value, "backbone", str, source),
+            backbone_config=_take(value, "backbone_config", dict, source),
+            ranks=ranks,
+            label_tables=tuple(tables),
+            label_argument=_take(value, "label_argument", str, source),
+            learngene_id=_take_digest(value, "learngene_id", source),
+            learngene_sha256=_take_digest(value, "learngene_sha256", source),
+            weights=_take(value, "weights", str, source),
+            classes=_read_classes(_take(value, "classes", dict, source), ranks, source),
+            generation=_take(value, "generation", int, source),
+            provenance=_take(value, "provenance", dict, source),
+        )
 
     def tailor_ranks_of(self, name: str) -> Ranks:
         """Target -> rank of each part of a class's tailor."""
@@ -110,50 +92,14 @@ class PoolConfig:
             return {target: (ranks,) * len(parts) for target, parts in self.ranks.items()}
         return ranks
 
+    def members(self, file: str) -> tuple[str, ...]:
+        """The classes that a tailor's file serves, in the order of its label rows."""
+        rows = {entry.row: name for name, entry in self.classes.items() if entry.file == file}
+        return tuple(rows[row] for row in sorted(rows))
+
     def with_classes(self, classes: Mapping[str, ClassEntry]) -> PoolConfig:
         """The next generation, with these classes."""
         return replace(self, classes=dict(classes), generation=self.generation + 1)
-
-
-def check_class_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Class names as a tuple. Raises ValueError for none, an empty or overlong one, duplicates, or control characters.
-
-    Any other text is a name, ``../../x`` and ``CON`` too: names are never paths. Names that differ only in case or
-    Unicode form are different names.
-    """
-    if isinstance(names, str):
-        raise ValueError(f"class names must be a list of names, got the single string {names!r}")
-    checked = tuple(names)
-    if not checked:
-        raise ValueError("no class was named; name at least one")
-    for name in checked:
-        if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"a class name must be a text that is not empty, got {name!r}")
-        if len(name) > LONGEST_NAME:
-            raise ValueError(f"a class name has {len(name)} characters, at most {LONGEST_NAME} fit: {name[:40]!r}...")
-        if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
-            raise ValueError(f"class name {name!r} has a control character or half of a surrogate pair")
-    repeated = sorted({name for name in checked if checked.count(name) > 1}) if len(set(checked)) < len(checked) else []
-    if repeated:
-        raise ValueError(f"classes named more than once: {', '.join(map(repr, repeated))}")
-    return checked
-
-
-def tailor_file(names: Sequence[str], digest: str) -> str:
-    """Path of a tailor's file inside the pool: a readable slug of its first class, told apart by its content's hash."""
-    ascii_name = unicodedata.normalize("NFKD", names[0]).encode("ascii", "ignore").decode()
-    slug = re.sub(r"[^a-z0-9]+", "-", ascii_name.lower()).strip("-")[:40] or "class"
-    return f"tailors/{digest[:2]}/{slug}-{digest[:16]}.safetensors"
-
-
-def state_id(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over sorted (key, dtype, shape, bytes): what a learngene is known by."""
-    digest = hashlib.sha256()
-    for key in sorted(state):
-        tensor = state[key].detach().cpu().contiguous()
-        digest.update(json.dumps([key, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
-    return digest.hexdigest()
 
 
 def compact_ranks(ranks: Ranks) -> int | Ranks:
@@ -162,15 +108,70 @@ def compact_ranks(ranks: Ranks) -> int | Ranks:
     return values.pop() if len(values) == 1 else dict(ranks)
 
 
-def _read_ranks(value: Any) -> int | Ranks:
-    if isinstance(value, int):
-        return value
-    return {name: tuple(ranks) for name, ranks in value.items()}
+def _read_classes(value: Mapping[str, Any], ranks: Ranks, source: str) -> dict[str, ClassEntry]:
+    if value:
+        try:
+            check_class_names(tuple(value))
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from error
+    classes = {name: _read_entry(entry, ranks, f"{source}: class {name!r}") for name, entry in value.items()}
+    files: dict[str, list[ClassEntry]] = {}
+    for entry in classes.values():
+        files.setdefault(entry.file, []).append(entry)
+    for file, entries in files.items():
+        if sorted(entry.row for entry in entries) != list(range(len(entries))):
+            raise ValueError(f"{source}: the classes of {file} do not have the rows 0 to {len(entries) - 1}")
+        if any((e.sha256, e.tailor_ranks) != (entries[0].sha256, entries[0].tailor_ranks) for e in entries):
+            raise ValueError(f"{source}: the classes of {file} differ in its sha256 or tailor_ranks")
+    return classes
 
 
-def _inside(file: Any) -> str:
-    """A tailor's path as the config may name it: inside the pool, never anywhere else."""
-    path = PurePosixPath(str(file))
-    if path.is_absolute() or ".." in path.parts or path.parts[:1] != ("tailors",) or path.suffix != ".safetensors":
-        raise TypeError(f"{file!r} is not a tailor's file inside the pool")
-    return str(path)
+def _read_entry(value: Any, ranks: Ranks, where: str) -> ClassEntry:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} must be an object, found {_short(value)}")
+    file = _take(value, "file", str, where)
+    if not TAILOR_FILE.fullmatch(file):
+        raise ValueError(f"{where}: {_short(file)} is not the path of a tailor's file inside the pool")
+    tailor_ranks: int | Ranks = _take(value, "tailor_ranks", (int, dict), where)
+    if isinstance(tailor_ranks, dict):
+        tailor_ranks = _read_ranks(tailor_ranks, f"{where}: tailor_ranks")
+        if {t: len(parts) for t, parts in tailor_ranks.items()} != {t: len(parts) for t, parts in ranks.items()}:
+            raise ValueError(f"{where}: tailor_ranks does not have the targets and parts of ranks")
+    elif tailor_ranks < 1:
+        raise ValueError(f"{where}: tailor_ranks must be at least 1, found {tailor_ranks}")
+    digest = _take_digest(value, "sha256", where)
+    return ClassEntry(file, digest, tailor_ranks, _take(value, "row", int, where))
+
+
+def _read_ranks(value: Mapping[str, Any], where: str) -> Ranks:
+    for target, parts in value.items():
+        whole = isinstance(parts, list) and all(type(rank) is int and rank >= 1 for rank in parts)
+        if not whole or not parts:
+            raise ValueError(f"{where}: {target} must list a rank of at least 1 for each part, found {_short(parts)}")
+    return {target: tuple(parts) for target, parts in value.items()}
+
+
+def _take_digest(value: Mapping[str, Any], key: str, where: str) -> str:
+    digest: str = _take(value, key, str, where)
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise ValueError(f"{where}: {key} must be 64 hex digits, found {_short(digest)}")
+    return digest
+
+
+def _take(value: Mapping[str, Any], key: str, kind: type | tuple[type, ...], where: str) -> Any:
+    if key not in value:
+        raise ValueError(f"{where}: {key} is missing")
+    found = value[key]
+    if isinstance(found, bool) or not isinstance(found, kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        wanted = " or ".join(_WORDS[one] for one in kinds)
+        raise ValueError(f"{where}: {key} must be {wanted}, found {_short(found)}")
+    return found
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+_WORDS: dict[type, str] = {str: "a text", int: "a whole number", dict: "an object", list: "a list"}

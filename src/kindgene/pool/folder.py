@@ -1,28 +1,31 @@
 """A pool's folder: what is written when, so that a crash leaves the old pool or the new one.
 
 config.json is the only commit point. New tailors are written first, under names that no other content has; then
-config.json is replaced, under a lock and only if its generation is the one that was read; then files that no class
-refers to any more are deleted.
+config.json is replaced, under a lock and only if it is the one that was read; then files that no class refers to any
+more are deleted, and the model card is written anew.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import filelock
-import safetensors.torch
 
 from kindgene.core.pieces import State
-from kindgene.files import read_json, sha256, write_bytes, write_json, write_safetensors
+from kindgene.files import read_json, write_bytes, write_json
 from kindgene.pool.card import model_card
-from kindgene.pool.config import LEARNGENE_FILE, ClassEntry, PoolConfig
-from kindgene.pool.tailor import Tailor, read_checked, read_tailor, write_tailor
+from kindgene.pool.config import ClassEntry, PoolConfig
+from kindgene.pool.tailor import Tailor, read_tailor, write_tailor
+from kindgene.pool.tensors import check_finite, encode, read_checked
 
 CONFIG_FILE = "config.json"
+LEARNGENE_FILE = "learngene.safetensors"
+TAILOR_FOLDER = "tailors"
 CARD_FILE = "README.md"
 LOCK_FILE = ".lock"
 
@@ -40,15 +43,23 @@ def read_config(root: Path) -> PoolConfig:
 
 
 def read_learngene(root: Path, config: PoolConfig) -> State:
-    """Reads the learngene; every target's components must be there with the ranks that the config says."""
+    """Reads the learngene: this pool's own, finite, with the components and null rows that the config says."""
     path = root / LEARNGENE_FILE
-    state, _ = read_checked(path, config.learngene_sha256)
+    state, metadata = read_checked(path, config.learngene_sha256)
+    found = str(metadata.get("learngene_id"))
+    if found != config.learngene_id:
+        raise ValueError(f"{path} is another learngene ({found[:16]}; this pool has {config.learngene_id[:16]})")
     for target, ranks in config.ranks.items():
-        for factor in "usv":
-            key = f"{target}.{factor}"
-            if key not in state or state[key].shape[0] != sum(ranks):
-                found = list(state[key].shape) if key in state else "nothing"
-                raise ValueError(f"{path}: {key} should have {sum(ranks)} components, found {found}")
+        total, parts = sum(ranks), len(ranks)
+        for factor, dimensions in (("u", 2), ("s", 1), ("v", 2)):
+            _expect(path, state, f"{target}.{factor}", dimensions, total)
+        bias = state.get(f"{target}.bias")
+        outputs = state[f"{target}.u"].shape[1] * parts
+        if bias is not None and tuple(bias.shape) != (outputs,):
+            raise ValueError(f"{path}: {target}.bias has shape {list(bias.shape)}, expected [{outputs}]")
+    for table in config.label_tables:
+        _expect(path, state, f"{table}.null_row", 1, None)
+    check_finite(path, state)
     return state
 
 
@@ -59,50 +70,100 @@ def read_tailors(root: Path, config: PoolConfig, names: Sequence[str], learngene
 
 
 def write_pool(root: Path, config: PoolConfig, learngene: State, tailors: Sequence[Tailor]) -> PoolConfig:
-    """Writes a whole pool into a new or empty folder; returns the config with files and hashes filled in."""
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise ValueError(f"{root} exists and is not empty; choose a new folder (nothing was written)")
+    """Writes a whole pool into a new or empty folder; returns the config with files and hashes filled in.
+
+    What was written is deleted again if an error stops it before config.json is there.
+    """
+    fresh = not root.exists()
+    if not fresh and (not root.is_dir() or any(root.iterdir())):
+        raise ValueError(f"{root} exists and is not an empty folder; choose a new one (nothing was written)")
+    data = encode(learngene, {"format": "kindgene-learngene", "learngene_id": config.learngene_id})
+    config = replace(config, learngene_sha256=hashlib.sha256(data).hexdigest(), generation=1)
     root.mkdir(parents=True, exist_ok=True)
-    write_safetensors(root / LEARNGENE_FILE, learngene, {"format": "kindgene-learngene", "id": config.learngene_id})
-    config = replace(config, learngene_sha256=sha256(root / LEARNGENE_FILE), generation=1)
-    config = replace(config, classes=_write_tailors(root, config, tailors))
-    write_bytes(root / CARD_FILE, model_card(config, learngene).encode())
-    write_json(root / CONFIG_FILE, config.to_json())
-    return config
-
-
-def update_pool(root: Path, seen: PoolConfig, change: Change, new: Sequence[Tailor]) -> PoolConfig:
-    """Adds or removes tailors. Raises ValueError, with nothing changed, if another process got in between."""
-    with filelock.FileLock(root / LOCK_FILE):
-        current = read_config(root)
-        if current.generation != seen.generation:
-            raise ValueError(
-                f"{root} was changed by another process (generation {current.generation}, you opened "
-                f"{seen.generation}): open the pool again and repeat"
-            )
-        config = change(current)
-        config = replace(config, classes={**config.classes, **_write_tailors(root, config, new)})
-        config = replace(config, classes={name: config.classes[name] for name in change(current).classes})
+    try:
+        write_bytes(root / LEARNGENE_FILE, data)
+        config = _write_tailors(root, config, tailors)
+        write_bytes(root / CARD_FILE, model_card(config, learngene).encode())
         write_json(root / CONFIG_FILE, config.to_json())
-        write_bytes(root / CARD_FILE, model_card(config, read_learngene(root, config)).encode())
-        _collect_garbage(root, config)
+    except BaseException:
+        if not (root / CONFIG_FILE).exists():
+            _delete_remains(root, fresh)
+        raise
     return config
 
 
-def _write_tailors(root: Path, config: PoolConfig, tailors: Sequence[Tailor]) -> dict[str, ClassEntry]:
+@contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Keeps other writers of this pool waiting."""
+    read_config(root)  # a lock is put into a pool alone, never into another folder
+    with filelock.FileLock(root / LOCK_FILE):
+        yield
+
+
+def commit(root: Path, seen: PoolConfig, change: Change, new: Sequence[Tailor]) -> PoolConfig:
+    """Writes new tailors, then config.json as `change` makes it of the one that was `seen`; call it `locked`.
+
+    Raises ValueError, with nothing changed, if the pool is not the one that was seen. Call `tidy` afterwards.
+    """
+    current = read_config(root)
+    if (current.generation, current.learngene_id, current.classes) != (
+        seen.generation,
+        seen.learngene_id,
+        seen.classes,
+    ):
+        raise ValueError(
+            f"{root} was changed by another process (generation {current.generation}, you opened "
+            f"{seen.generation}): open the pool again and repeat"
+        )
+    try:
+        config = _write_tailors(root, change(current), new)
+        write_json(root / CONFIG_FILE, config.to_json())
+    except BaseException:
+        with suppress(OSError):
+            _collect_garbage(root, read_config(root))
+        raise
+    return config
+
+
+def tidy(root: Path, config: PoolConfig, learngene: State) -> None:
+    """Deletes what no class refers to any more and writes the model card; call it `locked`, after `commit`."""
+    _collect_garbage(root, config)
+    write_bytes(root / CARD_FILE, model_card(config, learngene).encode())
+
+
+def _write_tailors(root: Path, config: PoolConfig, tailors: Sequence[Tailor]) -> PoolConfig:
     written: dict[str, ClassEntry] = {}
     for tailor in tailors:
         ranks = config.tailor_ranks_of(tailor.classes[0])
         written.update(write_tailor(root, tailor, config.learngene_id, ranks))
-    return {**{name: entry for name, entry in config.classes.items() if name not in written and entry.file}, **written}
+    return replace(config, classes={name: written.get(name, entry) for name, entry in config.classes.items()})
 
 
 def _collect_garbage(root: Path, config: PoolConfig) -> None:
-    """Deletes tailor files that no class refers to, and what an interrupted write left."""
+    """Deletes tailor files that no class refers to, and what interrupted writes left."""
     used = {root / entry.file for entry in config.classes.values()}
-    for path in (root / "tailors").rglob("*"):
-        if path.is_file() and path not in used:
+    tailors = root / TAILOR_FOLDER
+    for path in [*tailors.rglob("*.safetensors"), *tailors.rglob(".tmp-*.part"), *root.glob(".tmp-*.part")]:
+        if path not in used:
             path.unlink()
-    for path in sorted((root / "tailors").glob("*")):
+    for path in tailors.glob("*"):
         with suppress(OSError):  # not empty: still used
             path.rmdir()
+
+
+def _delete_remains(root: Path, fresh: bool) -> None:
+    with suppress(OSError):
+        for file in (LEARNGENE_FILE, CARD_FILE):
+            (root / file).unlink(missing_ok=True)
+        if (root / TAILOR_FOLDER).exists():
+            shutil.rmtree(root / TAILOR_FOLDER)
+        if fresh:
+            root.rmdir()
+
+
+def _expect(path: Path, state: State, key: str, dimensions: int, first: int | None) -> None:
+    if key not in state:
+        raise ValueError(f"{path}: {key} is missing")
+    shape = list(state[key].shape)
+    if len(shape) != dimensions or (first is not None and shape[0] != first):
+        raise ValueError(f"{path}: {key} has shape {shape}, expected {dimensions} dimensions, the first {first or 'any'}")

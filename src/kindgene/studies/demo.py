@@ -341,7 +341,8 @@ def _environment() -> dict[str, Any]:
 
 def _own_folder(out: Path, seed: int, scale: str) -> Path:
     """The demo's folder: new, one to go on in, or a finished one whose outputs are removed first."""
-    marker = {"demo": "kindgene", "seed": seed, "scale": scale, "version": __version__}
+    settings = demo_settings(scale).to_dict()
+    marker = {"demo": "kindgene", "seed": seed, "scale": scale, "version": __version__, "settings": settings}
     path = out / "demo.json"
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not path.exists())):
         raise ValueError(f"{out} exists and is not a demo's folder; choose another with --out (nothing was changed)")

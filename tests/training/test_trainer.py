@@ -1,0 +1,424 @@
+"""Training: resumed is uninterrupted, absent classes are untouched, and what goes wrong is said in time."""
+
+import json
+import signal
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+from kindgene.core.config import KindConfig
+from kindgene.core.convert import make_decomposable
+from kindgene.core.decomposable import Decomposable
+from kindgene.data.arrays import ArrayDataset
+from kindgene.files import read_safetensors
+from kindgene.models.dit import DiT
+from kindgene.progress import NoProgress
+from kindgene.training.checkpoint import latest_checkpoint
+from kindgene.training.trainer import TrainConfig, TrainResult, learning_rate, load_checkpoint_model, train
+
+CLASSES = 4
+NAMES = ("a", "b", "c", "d")
+
+
+def data(counts: tuple[int, ...] = (20, 7, 2, 1)) -> ArrayDataset:
+    """Uneven by default: most steps of a small batch miss a class or two."""
+    generator = torch.Generator().manual_seed(7)
+    labels = torch.cat([torch.full((count,), label) for label, count in enumerate(counts)])
+    means = torch.linspace(-0.5, 0.5, len(counts))[labels].reshape(-1, 1, 1, 1)
+    images = (means + 0.1 * torch.randn(len(labels), 1, 8, 8, generator=generator)).clamp(-1, 1)
+    return ArrayDataset(images, labels, NAMES[: len(counts)])
+
+
+def model_of(kind: str, seed: int = 0, **overrides: Any) -> nn.Module:
+    torch.manual_seed(seed)
+    size = {"hidden_size": 16, "depth": 1, **overrides}
+    dense = DiT.from_preset("tiny/2", num_classes=CLASSES, **size)
+    if kind == "dense":
+        return dense
+    config = KindConfig(num_classes=CLASSES, learngene_rank=4, tailor_rank=2, targets="paper+adaln")
+    return make_decomposable(dense, config, torch.Generator().manual_seed(seed))
+
+
+CONFIG = TrainConfig(
+    steps=20, batch_size=6, learning_rate=3e-3, warmup_steps=3, weight_decay=0.01, log_every=3
+)
+SHORT = replace(CONFIG, steps=2, warmup_steps=0)
+
+
+def log(out: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "images_per_second"} for line in lines]
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """Everything the two runs left is the same, bit for bit; timings exempt."""
+    one, other = latest_checkpoint(a / "checkpoints"), latest_checkpoint(b / "checkpoints")
+    assert one is not None
+    assert other is not None
+    assert (one.step, one.names) == (other.step, other.names)
+    for name in one.names:
+        mine, theirs = one.tensors(name), other.tensors(name)
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+    assert log(a) == log(b)
+
+
+class Interrupt(NoProgress):
+    """Presses Ctrl-C during a step."""
+
+    def __init__(self, at: int, number: int = signal.SIGINT) -> None:
+        self.at, self.number = at, number
+
+    def update(self, done: int, loss: float, images_per_second: float) -> None:
+        if done == self.at:
+            signal.raise_signal(self.number)
+
+
+CASES = {
+    "kind": ("kind", {}, {}),
+    "kind accumulated": ("kind", {"gradient_accumulation_steps": 2}, {}),
+    "kind cosine, no ema": ("kind", {"schedule": "cosine", "ema_decay": 0.0, "deterministic": True}, {}),
+    "kind bfloat16": ("kind", {"mixed_precision": "bf16"}, {}),
+    "kind learned sigma": ("kind", {"gradient_clip": None}, {"learn_sigma": True, "schedule": "cosine"}),
+    "dense": ("dense", {}, {}),
+    "dense accumulated": ("dense", {"gradient_accumulation_steps": 4}, {}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_resumed_is_uninterrupted(tmp_path: Path, case: str) -> None:
+    kind, settings, overrides = CASES[case]
+    config = replace(CONFIG, **settings)
+    whole = model_of(kind, **overrides)
+    straight = train(whole, data(), config, tmp_path / "whole")
+
+    # Interrupted at step 10; resumed in a model of other initial weights.
+    with pytest.raises(KeyboardInterrupt, match="SIGINT after step 10 of 20"):
+        train(model_of(kind, **overrides), data(), config, tmp_path / "two", progress=Interrupt(10))
+    fresh = model_of(kind, seed=1, **overrides)
+    resumed = train(fresh, data(), config, tmp_path / "two", resume=True)
+
+    assert_same_run(tmp_path / "whole", tmp_path / "two")
+    for a, b in zip(whole.state_dict().values(), fresh.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    assert straight.losses == resumed.losses
+    assert (straight.steps, straight.images) == (resumed.steps, resumed.images) == (20, 120)
+
+
+def test_checkpoints_on_the_way_and_a_longer_run_change_nothing(tmp_path: Path) -> None:
+    train(model_of("kind"), data(), CONFIG, tmp_path / "whole")
+    often = replace(CONFIG, checkpoint_every=4, checkpoints_total_limit=2)
+    train(model_of("kind"), data(), replace(often, steps=10, log_every=3), tmp_path / "two")
+    train(model_of("kind"), data(), often, tmp_path / "two", resume=True)
+    kept = sorted(path.name for path in (tmp_path / "two/checkpoints").iterdir())
+    assert kept == ["step-00000016", "step-00000020"]
+    for name in ("model", "optimizer", "ema", "history"):
+        file = f"checkpoints/step-00000020/{name}.safetensors"
+        a, b = (read_safetensors(tmp_path / run / file) for run in ("whole", "two"))
+        assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_damaged_checkpoint_costs_steps_not_the_run(tmp_path: Path) -> None:
+    config = replace(CONFIG, checkpoint_every=5)
+    train(model_of("kind"), data(), config, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(model_of("kind"), data(), config, tmp_path / "two", progress=Interrupt(12))
+    (tmp_path / "two/checkpoints/step-00000012/ema.safetensors").write_bytes(b"")
+    with (tmp_path / "two/log.jsonl").open("a") as file:
+        file.write('{"step": 12, "los')  # what a kill leaves
+    train(model_of("kind"), data(), config, tmp_path / "two", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "two")
+
+
+def test_killed_before_any_step_can_go_on(tmp_path: Path) -> None:
+    class Dies(NoProgress):
+        def start(self, total: int, done: int = 0) -> None: ...
+
+        def update(self, done: int, loss: float, images_per_second: float) -> None:
+            raise RuntimeError("killed")
+
+    train(model_of("dense"), data(), CONFIG, tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="killed"):
+        train(model_of("dense"), data(), CONFIG, tmp_path / "two", progress=Dies())
+    train(model_of("dense", seed=1), data(), CONFIG, tmp_path / "two", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "two")
+
+
+def test_resuming_a_finished_run_gives_its_result(tmp_path: Path) -> None:
+    model = model_of("kind")
+    first = train(model, data(), CONFIG, tmp_path / "run")
+    again = model_of("kind", seed=1)
+    assert train(again, data(), CONFIG, tmp_path / "run", resume=True) == first
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"config": replace(CONFIG, batch_size=5)}, "config.batch_size was 6, is 5"),
+        (
+            {"config": replace(CONFIG, seed=1, ema_decay=0.5)},
+            "config.ema_decay was 0.999, is 0.5; config.seed",
+        ),
+        ({"config": replace(CONFIG, steps=10)}, "is further than the 10 steps"),
+        ({"data": data((19, 7, 2, 1))}, "data.images was 30, is 29"),
+        ({"model": model_of("kind", depth=2)}, "model.backbone.depth was 1, is 2"),
+        ({"model": model_of("dense")}, "model.kind"),
+        ({"model": model_of("kind").freeze_learngene()}, "model.trained was"),  # type: ignore[operator]
+    ],
+)
+def test_a_run_is_not_continued_as_another(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    config = replace(CONFIG, label_drop=0.0)
+    train(model_of("kind"), data(), config, tmp_path / "run")
+    if "config" in changed:
+        changed = {**changed, "config": replace(changed["config"], label_drop=0.0)}
+    new = {"model": model_of("kind"), "data": data(), "config": config, **changed}
+    with pytest.raises(ValueError, match=message) as error:
+        train(new["model"], new["data"], new["config"], tmp_path / "run", resume=True)
+    assert "\n" not in str(error.value)
+
+
+def test_folders_are_neither_overwritten_nor_mistaken(tmp_path: Path) -> None:
+    config = replace(CONFIG, steps=3)
+    with pytest.raises(ValueError, match="holds no run to resume"):
+        train(model_of("dense"), data(), config, tmp_path / "none", resume=True)
+    assert not (tmp_path / "none").exists()
+    train(model_of("dense"), data(), config, tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match="holds a run already: pass resume=True"):
+        train(model_of("dense"), data(), config, tmp_path / "run")
+    assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="is a file, not a folder"):
+        train(model_of("dense"), data(), config, tmp_path / "file")
+    with pytest.raises(ValueError, match="resume=True needs the folder"):
+        train(model_of("dense"), data(), config, resume=True)
+
+
+@pytest.mark.parametrize("settings", [{}, {"gradient_accumulation_steps": 3}])
+def test_a_class_without_data_is_untouched_bit_for_bit(settings: dict[str, Any]) -> None:
+    model = model_of("kind")
+    assert isinstance(model, Decomposable)
+    before = {name: table.rows.detach().clone() for name, table in model.bank.tables.items()}
+    train(model, data((9, 0, 9, 0)), replace(CONFIG, **settings))
+    for name, table in model.bank.tables.items():
+        assert torch.equal(table.rows[[1, 3]], before[name][[1, 3]])
+        assert not torch.equal(table.rows[0], before[name][0])
+
+
+def test_accumulation_is_the_same_step_within_rounding() -> None:
+    results = []
+    for parts in (1, 2, 4):  # 6 samples in 4: parts of 2, 2, 1, 1
+        model = model_of("kind").double()
+        result = train(model, data(), replace(CONFIG, gradient_accumulation_steps=parts))
+        results.append((result.losses, [p.detach() for p in model.parameters()]))
+    for losses, parameters in results[1:]:
+        assert losses == pytest.approx(results[0][0], rel=1e-9)
+        for a, b in zip(parameters, results[0][1], strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
+
+
+def test_only_tailors_move_with_a_frozen_learngene() -> None:
+    model = model_of("kind")
+    assert isinstance(model, Decomposable)
+    train(model, data(), CONFIG)  # a fresh output layer is zero and teaches tailors nothing
+    model.freeze_learngene()
+    shared = {name: value.clone() for name, value in model.module.state_dict().items()}
+    rows = model.bank.tailors.rows.detach().clone()
+    with pytest.raises(ValueError, match="the learngene is frozen.*label_drop=0"):
+        train(model, data(), CONFIG)
+    train(model, data(), replace(CONFIG, label_drop=0.0))
+    assert all(torch.equal(value, shared[name]) for name, value in model.module.state_dict().items())
+    assert not torch.equal(rows, model.bank.tailors.rows)
+
+
+@pytest.mark.parametrize("kind", ["kind", "dense"])
+def test_it_learns_and_leaves_the_model_as_promised(tmp_path: Path, kind: str) -> None:
+    model = model_of(kind)
+    config = replace(CONFIG, steps=80, batch_size=16, ema_decay=0.9, log_every=20)
+    result = train(model, data(), config, tmp_path / "run")
+    assert isinstance(result, TrainResult)
+    assert result.final_loss < 0.7 * result.losses[0]
+    assert not model.training
+    assert result.out == tmp_path / "run"
+
+    ema, raw = model_of(kind, seed=1), model_of(kind, seed=2)
+    assert load_checkpoint_model(tmp_path / "run", ema) == 80
+    load_checkpoint_model(tmp_path / "run", raw, weights="raw")
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), ema.parameters(), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(model.parameters(), raw.parameters(), strict=True))
+    if isinstance(model, Decomposable):
+        assert (model.weights, ema.weights, raw.weights) == ("ema", "ema", "raw")
+    else:
+        assert model.weights_loaded is True
+
+    lines = log(tmp_path / "run")
+    assert [line["step"] for line in lines] == [20, 40, 60, 80]
+    assert lines[1]["loss"] == pytest.approx(sum(result.losses[20:40]) / 20)
+    assert lines[-1] == {**lines[-1], "images": 80 * 16, "classes_seen": 4, "lr": 3e-3}
+    described = json.loads((tmp_path / "run/run.json").read_text())
+    assert described["config"]["batch_size"] == 16
+    assert described["trainable_parameters"] == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert described["data"]["class_names"] == list(NAMES)
+
+
+def test_loading_what_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no checkpoint"):
+        load_checkpoint_model(tmp_path, model_of("kind"))
+    train(model_of("kind"), data(), replace(SHORT, ema_decay=0.0), tmp_path / "run")
+    with pytest.raises(ValueError, match="kept no EMA weights"):
+        load_checkpoint_model(tmp_path / "run", model_of("kind"))
+    with pytest.raises(ValueError, match="of another model"):
+        load_checkpoint_model(tmp_path / "run", model_of("dense"), weights="raw")
+    with pytest.raises(ValueError, match=r"the model has torch.float64"):
+        load_checkpoint_model(tmp_path / "run", model_of("kind").double(), weights="raw")
+    with pytest.raises(ValueError, match="weights must be 'ema' or 'raw'"):
+        load_checkpoint_model(tmp_path / "run", model_of("kind"), weights="best")  # type: ignore[arg-type]
+
+
+def test_global_state_is_left_as_it_was() -> None:
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    random = torch.get_rng_state()
+    model = model_of("dense")
+    torch.set_rng_state(random)
+    train(model, data(), replace(SHORT, mixed_precision="bf16", deterministic=True))
+    train(model, data(), SHORT)  # another precision in the same process
+    assert AcceleratorState._shared_state == {}
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert torch.equal(torch.get_rng_state(), random)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_gradient_left_over_by_the_caller_does_not_count() -> None:
+    clean, dirty = model_of("dense"), model_of("dense")
+    for parameter in dirty.parameters():
+        parameter.grad = torch.full_like(parameter, 9.0)
+    assert train(clean, data(), CONFIG).losses == train(dirty, data(), CONFIG).losses
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_nothing_is_updated_from_what_is_not_finite(tmp_path: Path, where: str) -> None:
+    model = model_of("dense")
+    calls = 0
+
+    def poison(value: Tensor) -> Tensor:
+        return value * float("nan")
+
+    def after(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 7 and where == "loss":
+            return poison(output)
+        if calls == 7:
+            output.register_hook(poison)
+        return output
+
+    model.register_forward_hook(after)
+    told = "the loss is nan" if where == "loss" else r"the gradient's norm is nan \(first in x_embedder"
+    pattern = rf"{told}.* in step 7 of 20, which was not taken; the last good checkpoint is .*step-00000005"
+    with pytest.raises(FloatingPointError, match=pattern):
+        train(model, data(), replace(CONFIG, checkpoint_every=5), tmp_path / "run")
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+
+
+def test_sigterm_saves_too_and_a_second_interrupt_does_not_wait(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt, match=r"SIGTERM after step 2 of 20; resume=True goes on from"):
+        train(model_of("dense"), data(), CONFIG, tmp_path / "a", progress=Interrupt(2, signal.SIGTERM))
+    assert (tmp_path / "a/checkpoints/step-00000002").is_dir()
+
+    class Twice(Interrupt):
+        def update(self, done: int, loss: float, images_per_second: float) -> None:
+            super().update(done, loss, images_per_second)
+            super().update(done, loss, images_per_second)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(model_of("dense"), data(), CONFIG, tmp_path / "b", progress=Twice(2))
+    assert not (tmp_path / "b/checkpoints/step-00000002").exists()
+
+
+def test_in_another_thread() -> None:
+    results: list[TrainResult] = []
+    thread = threading.Thread(target=lambda: results.append(train(model_of("kind"), data(), CONFIG)))
+    thread.start()
+    thread.join(60)
+    assert results[0].losses == train(model_of("kind"), data(), CONFIG).losses
+
+
+def test_progress_hears_everything() -> None:
+    heard: list[Any] = []
+
+    class Ear:
+        def start(self, total: int, done: int = 0) -> None:
+            heard.append((total, done))
+
+        def update(self, done: int, loss: float, images_per_second: float) -> None:
+            assert images_per_second > 0
+            heard.append((done, loss))
+
+        def close(self) -> None:
+            heard.append("closed")
+
+    result = train(model_of("dense"), data(), replace(CONFIG, steps=3), progress=Ear())
+    assert heard == [(3, 0), *enumerate(result.losses, start=1), "closed"]
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="the data has 3 classes, the model 4"):
+        train(model_of("dense"), data((3, 3, 3)), CONFIG)
+    with pytest.raises(ValueError, match=r"the model's classes are \['d'"):
+        train(model_of("dense", class_names=["d", "c", "b", "a"]), data(), CONFIG)
+    with pytest.raises(ValueError, match="no null label: set label_drop=0"):
+        train(model_of("dense", null_row=False), data(), CONFIG)
+    with pytest.raises(ValueError, match="nothing in this model is trainable"):
+        train(model_of("dense").requires_grad_(False), data(), CONFIG)
+    train(model_of("dense", null_row=False), data(), replace(SHORT, label_drop=0.0))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
+        ({"batch_size": 2.0}, "batch_size must be a whole number"),
+        ({"gradient_accumulation_steps": 7}, "more than batch_size 6"),
+        ({"learning_rate": 0.0}, "learning_rate must be a number in"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a number in"),
+        ({"learning_rate": float("inf")}, "learning_rate must be a number in"),
+        ({"warmup_steps": 21}, "warmup_steps is 21, more than the 20 steps"),
+        ({"warmup_steps": -1}, "warmup_steps must be a whole number of at least 0"),
+        ({"schedule": "linear"}, "schedule must be one of 'constant', 'cosine', got 'linear'"),
+        ({"betas": (0.9, 1.0)}, "each of betas must be a number in"),
+        ({"betas": (0.9,)}, "betas must be two numbers"),
+        ({"weight_decay": -0.1}, "weight_decay must be"),
+        ({"gradient_clip": 0.0}, "gradient_clip must be"),
+        ({"label_drop": 1.1}, "label_drop must be"),
+        ({"ema_decay": 1.0}, "ema_decay must be"),
+        ({"mixed_precision": "fp8"}, "mixed_precision must be one of"),
+        ({"seed": -1}, "seed must be"),
+        ({"seed": 2**64}, "seed must be below"),
+        ({"log_every": 0}, "log_every must be"),
+        ({"checkpoint_every": 0}, "checkpoint_every must be"),
+        ({"checkpoints_total_limit": 0}, "checkpoints_total_limit must be"),
+        ({"deterministic": "yes"}, "deterministic must be one of"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        replace(CONFIG, **setting)
+    assert "\n" not in str(error.value)
+
+
+def test_learning_rate() -> None:
+    config = TrainConfig(steps=10, learning_rate=1.0, warmup_steps=4)
+    assert [learning_rate(config, step) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    config = replace(config, schedule="cosine")
+    rates = [learning_rate(config, step) for step in range(10)]
+    assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert rates[7] == pytest.approx(0.5)
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert learning_rate(config, 10) == pytest.approx(0.0)
