@@ -52,7 +52,9 @@ def pad(components: Components, rank: int) -> Components:
 
 def concatenate(first: Components, second: Components) -> Components:
     """Components of the sum of two matrices, exactly: one set after the other."""
-    return Components(*(torch.cat([a, b], dim=a.dim() - (1 if a is first.s else 2)) for a, b in zip(first, second)))
+    return Components(
+        *(torch.cat([a, b], dim=a.dim() - (1 if a is first.s else 2)) for a, b in zip(first, second))
+    )
 
 
 def canonical(components: Components) -> Components:
@@ -63,7 +65,9 @@ def canonical(components: Components) -> Components:
     """
     u, s, v = components.to(torch.float64)
     if components.rank > min(u.shape[-1], v.shape[-1]):
-        raise ValueError(f"{components.rank} components of a {u.shape[-1]}x{v.shape[-1]} matrix have no orthonormal form")
+        raise ValueError(
+            f"{components.rank} components of a {u.shape[-1]}x{v.shape[-1]} matrix have no orthonormal form"
+        )
     q_u, r_u = torch.linalg.qr(u.mT)  # U = q_u r_u      [..., O, R], [..., R, R]
     q_v, r_v = torch.linalg.qr(v.mT)  # V = q_v r_v
     core = (r_u * s.unsqueeze(-2)) @ r_v.mT
@@ -84,7 +88,9 @@ def _fix_signs(components: Components) -> Components:
     return Components(u * sign, s, v * sign)
 
 
-def fill_random(components: Components, variance: float, active: int, generator: torch.Generator | None = None) -> None:
+def fill_random(
+    components: Components, variance: float, active: int, generator: torch.Generator | None = None
+) -> None:
     """Fills factors in place so that a sum of `active` such components has entries of the given variance (ours).
 
     Every entry of u and of v is normal with variance sqrt(variance / active), s is 1: then

@@ -94,7 +94,11 @@ def dense_linear(layer: KindLinear, tailor: Sequence[Tensor] | None = None) -> n
     if tailor is not None:
         weight = weight + torch.cat(list(tailor))
     linear = nn.Linear(
-        layer.in_features, layer.out_features, layer.bias is not None, device=weight.device, dtype=weight.dtype
+        layer.in_features,
+        layer.out_features,
+        layer.bias is not None,
+        device=weight.device,
+        dtype=weight.dtype,
     )
     with torch.no_grad():
         linear.weight.copy_(weight)
@@ -109,7 +113,9 @@ def _names(module: nn.Module, config: KindConfig) -> TargetNames:
     known = BACKBONES.get(kind)
     if isinstance(config.targets, str):
         if config.targets not in ("paper", "paper+adaln"):
-            raise ValueError(f"targets must be 'paper', 'paper+adaln' or a list of patterns, got {config.targets!r}")
+            raise ValueError(
+                f"targets must be 'paper', 'paper+adaln' or a list of patterns, got {config.targets!r}"
+            )
         if known is None:
             raise ValueError(
                 f"targets={config.targets!r} has no meaning yet for {kind} (known: {', '.join(BACKBONES)}); "
@@ -130,7 +136,9 @@ def _names(module: nn.Module, config: KindConfig) -> TargetNames:
     )
 
 
-def _match(patterns: Sequence[str], modules: Mapping[str, nn.Module], *, what: str, offer: list[str]) -> list[str]:
+def _match(
+    patterns: Sequence[str], modules: Mapping[str, nn.Module], *, what: str, offer: list[str]
+) -> list[str]:
     """Module names that match any pattern, in the module's order; every pattern must match something."""
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in modules):
@@ -152,14 +160,18 @@ def _listing(names: Sequence[str], most: int = 40) -> str:
     return (", ".join(names[:most]) or "nothing") + more
 
 
-def _parts(chosen: Sequence[str], fused: Mapping[str, int], modules: Mapping[str, nn.Module]) -> dict[str, int]:
+def _parts(
+    chosen: Sequence[str], fused: Mapping[str, int], modules: Mapping[str, nn.Module]
+) -> dict[str, int]:
     parts = {}
     for name in chosen:
         for pattern, count in fused.items():
             if fnmatchcase(name, pattern):
                 features = getattr(modules[name], "out_features", count)
                 if count < 1 or features % count:
-                    raise ValueError(f"{name} has {features} outputs, which do not divide into {count} fused parts")
+                    raise ValueError(
+                        f"{name} has {features} outputs, which do not divide into {count} fused parts"
+                    )
                 parts[name] = count
     return parts
 
@@ -171,12 +183,18 @@ def _check_linear(module: nn.Module, chosen: Sequence[str], modules: Mapping[str
     for name in chosen:
         child = modules[name]
         if type(child) is not nn.Linear:
-            raise ValueError(f"target {name} is a {type(child).__name__}; only modules of exactly nn.Linear can be targets")
+            raise ValueError(
+                f"target {name} is a {type(child).__name__}; only modules of exactly nn.Linear can be targets"
+            )
         if id(child.weight) not in owners:
-            raise ValueError(f"target {name} computes its weight from others (weight_norm?); make it a plain parameter first")
+            raise ValueError(
+                f"target {name} computes its weight from others (weight_norm?); make it a plain parameter first"
+            )
         shared = [owner for owner in owners[id(child.weight)] if owner != f"{name}.weight"]
         if shared:
-            raise ValueError(f"target {name} shares its weight with {', '.join(shared)}: tied weights cannot be decomposed")
+            raise ValueError(
+                f"target {name} shares its weight with {', '.join(shared)}: tied weights cannot be decomposed"
+            )
 
 
 def _used_once(rank: Rank | Mapping[str, Rank], chosen: Sequence[str], what: str) -> None:
@@ -209,7 +227,9 @@ def _label_tables(module: nn.Module, config: KindConfig, names: TargetNames) -> 
     for name in found:
         table = modules[name]
         if type(table) is not nn.Embedding:
-            raise ValueError(f"class_rows {name} is a {type(table).__name__}; only nn.Embedding can hold label rows")
+            raise ValueError(
+                f"class_rows {name} is a {type(table).__name__}; only nn.Embedding can hold label rows"
+            )
         if table.num_embeddings not in (config.num_classes, config.num_classes + 1):
             raise ValueError(
                 f"label table {name} has {table.num_embeddings} rows; {config.num_classes} classes need "
@@ -219,7 +239,7 @@ def _label_tables(module: nn.Module, config: KindConfig, names: TargetNames) -> 
 
 
 def _default_init(module: nn.Module) -> str:
-    """"random" for a model that says it is fresh (our DiT); weights are never thrown away without being told to."""
+    """ "random" for a model that says it is fresh (our DiT); weights are never thrown away without being told to."""
     if getattr(module, "weights_loaded", True):
         raise ValueError(
             "this model's weights were loaded, or it cannot tell: say init='svd' to keep them (the learngene takes their "
@@ -260,7 +280,9 @@ def _replace_table(module: nn.Module, name: str, gate: Gate) -> tuple[nn.Embeddi
     return old, new
 
 
-def _fill(layer: KindLinear, bank: TailorBank, weight_OI: Tensor, init: str, generator: torch.Generator | None) -> None:
+def _fill(
+    layer: KindLinear, bank: TailorBank, weight_OI: Tensor, init: str, generator: torch.Generator | None
+) -> None:
     """Gives one layer's learngene and tailors their first values."""
     tailors = layer.tailor(bank.tailors.views(bank.tailors.rows))
     weights = weight_OI.chunk(layer.parts)

@@ -74,7 +74,9 @@ class KindLinear(nn.Module):
 
     def tailor(self, pieces: dict[str, Tensor]) -> list[Components]:
         """A tailor's (or several tailors') components of each part, out of named pieces."""
-        return split_parts(Components(*(pieces[f"{self.name}.{factor}"] for factor in "usv")), self.tailor_ranks)
+        return split_parts(
+            Components(*(pieces[f"{self.name}.{factor}"] for factor in "usv")), self.tailor_ranks
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         selection = self.gate.current(self.name)
@@ -107,7 +109,9 @@ class KindLinear(nn.Module):
         index = selection.tailor_index.flatten()
         most = selection.tailor_index.shape[1]
         own = {factor: selection.tailors[f"{self.name}.{factor}"].index_select(0, index) for factor in "vus"}
-        for v, u, s in zip(self._chunks(own["v"]), self._chunks(own["u"]), self._chunks(own["s"].unsqueeze(-1))):
+        for v, u, s in zip(
+            self._chunks(own["v"]), self._chunks(own["u"]), self._chunks(own["s"].unsqueeze(-1))
+        ):
             scale_BMNK = s.view(batch, most, self.parts, CHUNK) * selection.weight[:, :, None, None]
             h = torch.bmm(x_BTI, v.view(batch, -1, self.in_features).mT)  # [B, T, M*N*K]
             h_BTMNK = h.view(batch, tokens, *scale_BMNK.shape[1:]) * scale_BMNK.unsqueeze(1)
@@ -171,7 +175,9 @@ def split_parts(components: Components, ranks: Sequence[int]) -> list[Components
     u, s, v = components
     return [
         Components(*piece)
-        for piece in zip(u.split(list(ranks), dim=-2), s.split(list(ranks), dim=-1), v.split(list(ranks), dim=-2))
+        for piece in zip(
+            u.split(list(ranks), dim=-2), s.split(list(ranks), dim=-1), v.split(list(ranks), dim=-2)
+        )
     ]
 
 

@@ -23,7 +23,8 @@ Ranks = Mapping[str, Sequence[int]]
 @dataclass(frozen=True)
 class Pieces:
     """`learngene`: the module's state (all that is shared); `tailors`: each row's components; `labels`: each class's
-    label rows. Tensors are the model's own numbers, detached copies."""
+    label rows. Tensors are the model's own numbers, detached copies.
+    """
 
     learngene: State
     tailors: list[State]
@@ -36,7 +37,9 @@ def split(model: Decomposable) -> Pieces:
     return Pieces(
         learngene={key: value.detach().clone() for key, value in model.module.state_dict().items()},
         tailors=[_clone(bank.tailors.row(index)) for index in range(bank.tailors.count)],
-        labels=[_clone(bank.labels.row(index)) if bank.labels.sizes else {} for index in range(bank.labels.count)],
+        labels=[
+            _clone(bank.labels.row(index)) if bank.labels.sizes else {} for index in range(bank.labels.count)
+        ],
     )
 
 

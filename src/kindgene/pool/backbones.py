@@ -53,7 +53,9 @@ def build_backbone(
             raise ValueError(f"this pool was made from a {kind}; backbone= is a {type(backbone).__name__}")
         module = copy.deepcopy(backbone)
     elif kind not in TABLE:
-        raise ValueError(f"backbone {kind} is not one that pools rebuild ({', '.join(TABLE)}); pass backbone=module")
+        raise ValueError(
+            f"backbone {kind} is not one that pools rebuild ({', '.join(TABLE)}); pass backbone=module"
+        )
     elif kind == "DiT":
         names = {"num_classes": len(class_names), "class_names": list(class_names)}
         form = {"null_row": null_row, "low_rank": None if low_rank is None else dict(low_rank)}

@@ -35,7 +35,9 @@ Change = Callable[[PoolConfig], PoolConfig]
 def read_config(root: Path) -> PoolConfig:
     """Reads config.json. Raises ValueError for a folder that does not exist or is not a pool."""
     if not root.is_dir():
-        raise ValueError(f"{root} is not a folder; give the folder of a pool (the one that holds {CONFIG_FILE})")
+        raise ValueError(
+            f"{root} is not a folder; give the folder of a pool (the one that holds {CONFIG_FILE})"
+        )
     path = root / CONFIG_FILE
     if not path.exists():
         raise ValueError(f"{root} has no {CONFIG_FILE}, so it is not a pool")
@@ -48,7 +50,9 @@ def read_learngene(root: Path, config: PoolConfig) -> State:
     state, metadata = read_checked(path, config.learngene_sha256)
     found = str(metadata.get("learngene_id"))
     if found != config.learngene_id:
-        raise ValueError(f"{path} is another learngene ({found[:16]}; this pool has {config.learngene_id[:16]})")
+        raise ValueError(
+            f"{path} is another learngene ({found[:16]}; this pool has {config.learngene_id[:16]})"
+        )
     for target, ranks in config.ranks.items():
         total, parts = sum(ranks), len(ranks)
         for factor, dimensions in (("u", 2), ("s", 1), ("v", 2)):
@@ -166,4 +170,6 @@ def _expect(path: Path, state: State, key: str, dimensions: int, first: int | No
         raise ValueError(f"{path}: {key} is missing")
     shape = list(state[key].shape)
     if len(shape) != dimensions or (first is not None and shape[0] != first):
-        raise ValueError(f"{path}: {key} has shape {shape}, expected {dimensions} dimensions, the first {first or 'any'}")
+        raise ValueError(
+            f"{path}: {key} has shape {shape}, expected {dimensions} dimensions, the first {first or 'any'}"
+        )

@@ -34,7 +34,9 @@ def assemble(
 ) -> Decomposable:
     """A decomposable model of exactly these classes, in this order, holding these tensors, which have these ranks."""
     dtype = floating_dtype(learngene)
-    module = build_backbone(config.backbone, config.backbone_config, classes, config.label_tables, backbone, dtype=dtype)
+    module = build_backbone(
+        config.backbone, config.backbone_config, classes, config.label_tables, backbone, dtype=dtype
+    )
     used = [tailor for tailor in tailors if any(name in tailor.classes for name in classes)]
     gate_map = [next(i for i, tailor in enumerate(used) if name in tailor.classes) for name in classes]
     order = list(dict.fromkeys(gate_map))  # tailors in the order in which the classes ask for them
@@ -71,15 +73,23 @@ def truncated(
         return learngene, [_resized_tailor(config, t, tailor_ranks) for t in used], config.ranks, tailor_ranks
     items, costs = [], 0
     for target, ranks in config.ranks.items():
-        own = [layer_components(t.components, target, config.tailor_ranks_of(t.classes[0])[target]) for t in used]
+        own = [
+            layer_components(t.components, target, config.tailor_ranks_of(t.classes[0])[target]) for t in used
+        ]
         for part, shared in enumerate(layer_components(learngene, target, ranks)):
             cost = shared.u.shape[1] + shared.v.shape[1] + 1
-            theirs = torch.stack([_squares(tailor[part].s, tailor_ranks[target][part]) for tailor in own]).mean(0)
+            theirs = torch.stack(
+                [_squares(tailor[part].s, tailor_ranks[target][part]) for tailor in own]
+            ).mean(0)
             squares = shared.s.double().square()
             whole = float(squares.sum() + theirs.sum())
-            items.append(Item((target, str(part), "learngene"), factored_choices(squares.tolist(), cost, whole)))
             items.append(
-                Item((target, str(part), "tailor"), factored_choices(theirs.tolist(), cost * len(used), whole))
+                Item((target, str(part), "learngene"), factored_choices(squares.tolist(), cost, whole))
+            )
+            items.append(
+                Item(
+                    (target, str(part), "tailor"), factored_choices(theirs.tolist(), cost * len(used), whole)
+                )
             )
             costs += shared.u.numel() + shared.v.numel() + shared.s.numel()
     fixed = sum(value.numel() for value in learngene.values()) - costs
@@ -110,7 +120,9 @@ def merge(
     items, shared_targets = [], 0
     for target, ranks in config.ranks.items():
         own = layer_components(tailor.components, target, tailor_ranks[target])
-        for part, (shared, extra) in enumerate(zip(layer_components(learngene, target, ranks), own, strict=True)):
+        for part, (shared, extra) in enumerate(
+            zip(layer_components(learngene, target, ranks), own, strict=True)
+        ):
             both = concatenate(shared, extra)
             outputs, inputs = both.u.shape[1], both.v.shape[1]
             if both.rank > min(inputs, outputs):
@@ -144,7 +156,8 @@ def merge(
         state[f"{table}.weight"] = row.unsqueeze(0)
     for target, ranks in form.items():
         kept = [
-            parts[target, str(i)] if rank is None else truncate(parts[target, str(i)], rank) for i, rank in enumerate(ranks)
+            parts[target, str(i)] if rank is None else truncate(parts[target, str(i)], rank)
+            for i, rank in enumerate(ranks)
         ]
         state.update(_plain_target(target, ranks, kept, learngene.get(f"{target}.bias")))
     module.load_state_dict({key: value.to(dtype) for key, value in state.items()}, strict=True)
@@ -154,10 +167,15 @@ def merge(
 def widest_ranks(config: PoolConfig, classes: Sequence[str]) -> Ranks:
     """For each part the highest tailor rank among these classes: what their common table is padded to."""
     ranks = [config.tailor_ranks_of(name) for name in classes]
-    return {target: tuple(max(column) for column in zip(*(r[target] for r in ranks), strict=True)) for target in config.ranks}
+    return {
+        target: tuple(max(column) for column in zip(*(r[target] for r in ranks), strict=True))
+        for target in config.ranks
+    }
 
 
-def _plain_target(target: str, ranks: Sequence[int | None], parts: Sequence[Components], bias: Tensor | None) -> State:
+def _plain_target(
+    target: str, ranks: Sequence[int | None], parts: Sequence[Components], bias: Tensor | None
+) -> State:
     """State-dict entries of one target in the form `ranks` (see models/low_rank.py)."""
     if all(rank is None for rank in ranks):
         state = {f"{target}.weight": torch.cat([compose(part.to(torch.float64)) for part in parts])}

@@ -63,7 +63,9 @@ class DemoResult:
     settings: DemoSettings
     seed: int
     real: ArrayDataset
-    gate_images: Tensor  # [noises, 1 + base classes, C, H, W]: one noise a row; learngene alone, then each tailor
+    gate_images: (
+        Tensor  # [noises, 1 + base classes, C, H, W]: one noise a row; learngene alone, then each tailor
+    )
     models: dict[str, Measured] = field(default_factory=dict)
     curves: dict[str, tuple[float, ...]] = field(default_factory=dict)
     pool: Pool | None = None
@@ -108,14 +110,28 @@ def run_demo(
 
     # 1. Pre-train, once: decomposable, and the dense twin to compare with.
     model = _new_decomposable(settings, seed)
-    pretrained = _train(model, base_data, settings, out / "pretrain", show("1/4 pre-train, decomposable"), seed=seed)
+    pretrained = _train(
+        model, base_data, settings, out / "pretrain", show("1/4 pre-train, decomposable"), seed=seed
+    )
     dense = _new_dense(settings, seed)
     dense_run = _train(
-        dense, base_data, settings, out / "dense", show("2/4 pre-train, dense twin"), seed=seed, lr=settings.dense_learning_rate
+        dense,
+        base_data,
+        settings,
+        out / "dense",
+        show("2/4 pre-train, dense twin"),
+        seed=seed,
+        lr=settings.dense_learning_rate,
     )
 
     # 2. Decompose into a pool of files.
-    provenance = {"recipe": "demo", "scale": scale, "seed": seed, "data": "scikit-learn digits", "steps": pretrained.steps}
+    provenance = {
+        "recipe": "demo",
+        "scale": scale,
+        "seed": seed,
+        "data": "scikit-learn digits",
+        "steps": pretrained.steps,
+    }
     shutil.rmtree(out / "pool", ignore_errors=True)
     tick = time.perf_counter()
     model.decompose(BASE, provenance=provenance).save_pretrained(out / "pool")
@@ -134,7 +150,9 @@ def run_demo(
     kind = kind_transfer(pool, NOVEL, settings.tailor_rank, generator=generator)
     kind_run = _transfer(kind, novel_data, settings, out / "transfer-kind", show("3/4 transfer, KIND"), seed)
     full = full_finetuning(dense, NOVEL)
-    full_run = _transfer(full, novel_data, settings, out / "transfer-full", show("4/4 transfer, full fine-tuning"), seed)
+    full_run = _transfer(
+        full, novel_data, settings, out / "transfer-full", show("4/4 transfer, full fine-tuning"), seed
+    )
 
     # Measure.
     result = DemoResult(settings, seed, data, _gate_images(model, settings, seed), pool=pool)
@@ -146,9 +164,23 @@ def run_demo(
         ("recombined:0,1,2", "recombined {0,1,2}", trio, TRIO, trio_seconds, None),
         ("recombined:4", "recombined {4}", single, (SINGLE,), single_seconds, None),
         ("recombined:4@half", "recombined {4}, half the parameters", half, (SINGLE,), half_seconds, None),
-        ("recombined:4 merged", "recombined {4}, plain merged model", merged, (SINGLE,), merged_seconds, None),
+        (
+            "recombined:4 merged",
+            "recombined {4}, plain merged model",
+            merged,
+            (SINGLE,),
+            merged_seconds,
+            None,
+        ),
         ("transfer:kind", "KIND transfer to {6,7,8,9}", kind.model, NOVEL, kind_run.seconds, kind_run),
-        ("transfer:full_finetune", "full fine-tuning to {6,7,8,9}", full.model, NOVEL, full_run.seconds, full_run),
+        (
+            "transfer:full_finetune",
+            "full fine-tuning to {6,7,8,9}",
+            full.model,
+            NOVEL,
+            full_run.seconds,
+            full_run,
+        ),
     )
     for key, title, measured, classes, seconds, run in rows:
         result.models[key] = bench.measure(title, measured, classes, seconds, run)
@@ -240,7 +272,9 @@ def _new_decomposable(settings: DemoSettings, seed: int) -> Decomposable:
         tailor_rank=settings.tailor_rank,
         targets=settings.targets,
     )
-    return make_decomposable(_new_dense(settings, seed), config, generator=torch.Generator().manual_seed(seed))
+    return make_decomposable(
+        _new_dense(settings, seed), config, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def _train(
@@ -345,7 +379,9 @@ def _own_folder(out: Path, seed: int, scale: str) -> Path:
     marker = {"demo": "kindgene", "seed": seed, "scale": scale, "version": __version__, "settings": settings}
     path = out / "demo.json"
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not path.exists())):
-        raise ValueError(f"{out} exists and is not a demo's folder; choose another with --out (nothing was changed)")
+        raise ValueError(
+            f"{out} exists and is not a demo's folder; choose another with --out (nothing was changed)"
+        )
     out.mkdir(parents=True, exist_ok=True)
     if path.exists() and ((out / REPORT_JSON).exists() or read_json(path) != marker):
         for name in OWN_FOLDERS:

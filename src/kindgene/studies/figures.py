@@ -19,7 +19,14 @@ BLUE, ORANGE, GREEN, GREY = "#1f5fa8", "#d9662b", "#2d8a57", "#8a8a8a"
 PART_NAMES = ("q", "k", "v")
 
 
-def image_grid(images: Tensor, rows: int, columns: int, *, row_labels: Sequence[str] = (), column_labels: Sequence[str] = ()) -> str:
+def image_grid(
+    images: Tensor,
+    rows: int,
+    columns: int,
+    *,
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
+) -> str:
     """A grid of images [rows * columns, C, H, W] in [-1, 1], row by row; C is 1 or 3."""
     cell = 0.62
     left, top = (0.9 if row_labels else 0.05), (0.35 if column_labels else 0.05)
@@ -28,14 +35,21 @@ def image_grid(images: Tensor, rows: int, columns: int, *, row_labels: Sequence[
     pixels = ((images.clamp(-1, 1) + 1) / 2).permute(0, 2, 3, 1)
     for index in range(rows * columns):
         row, column = divmod(index, columns)
-        box = ((left + column * cell) / width, 1 - (top + (row + 1) * cell) / height, 0.94 * cell / width, 0.94 * cell / height)
+        box = (
+            (left + column * cell) / width,
+            1 - (top + (row + 1) * cell) / height,
+            0.94 * cell / width,
+            0.94 * cell / height,
+        )
         axes = figure.add_axes(box)
         axes.imshow(pixels[index].squeeze(-1).numpy(), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
         axes.set_axis_off()
         if row == 0 and column_labels:
             axes.set_title(column_labels[column], fontsize=9, pad=3)
         if column == 0 and row_labels:
-            axes.text(-0.15, 0.5, row_labels[row], transform=axes.transAxes, ha="right", va="center", fontsize=9)
+            axes.text(
+                -0.15, 0.5, row_labels[row], transform=axes.transAxes, ha="right", va="center", fontsize=9
+            )
     return _uri(figure)
 
 
@@ -64,12 +78,22 @@ def spectra(pool: Pool) -> str:
         for target, part in places:
             shared = layer_components(pool.learngene, target, pool.config.ranks[target])[part].s
             own = [
-                layer_components(t.components, target, pool.config.tailor_ranks_of(t.classes[0])[target])[part].s
+                layer_components(t.components, target, pool.config.tailor_ranks_of(t.classes[0])[target])[
+                    part
+                ].s
                 for t in pool.tailors
             ]
             tailors = torch.stack(own).mean(0)
             axes.plot(range(1, len(shared) + 1), shared.tolist(), color=BLUE, alpha=0.7, lw=1.3)
-            axes.plot(range(1, len(tailors) + 1), tailors.tolist(), color=ORANGE, alpha=0.8, lw=1.3, marker=".", ms=3)
+            axes.plot(
+                range(1, len(tailors) + 1),
+                tailors.tolist(),
+                color=ORANGE,
+                alpha=0.8,
+                lw=1.3,
+                marker=".",
+                ms=3,
+            )
         axes.set_title(kind, fontsize=10)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("component", fontsize=8)
@@ -112,10 +136,20 @@ def quality_against_size(points: Mapping[str, tuple[int, float]]) -> str:
     axes = figure.add_subplot()
     for index, (name, (parameters, share)) in enumerate(points.items()):
         dense = "dense" in name or "full" in name
-        axes.scatter([parameters], [share], s=46, color=GREY if dense else (GREEN if "transfer" in name else BLUE), zorder=3)
+        axes.scatter(
+            [parameters],
+            [share],
+            s=46,
+            color=GREY if dense else (GREEN if "transfer" in name else BLUE),
+            zorder=3,
+        )
         offset = (6, -4 - 11 * (index % 3))
         axes.annotate(name, (parameters, share), xytext=offset, textcoords="offset points", fontsize=7.5)
-    axes.set(xlabel="parameters", ylabel="recognised", ylim=(min(0.8, *(y for _, y in points.values())) - 0.06, 1.02))
+    axes.set(
+        xlabel="parameters",
+        ylabel="recognised",
+        ylim=(min(0.8, *(y for _, y in points.values())) - 0.06, 1.02),
+    )
     axes.set_xlim(0, 1.35 * max(x for x, _ in points.values()))
     axes.grid(alpha=0.25)
     return _uri(figure)
@@ -135,7 +169,9 @@ def _short(target: str, part: int, parts: int) -> str:
     """``blocks.0.attn.qkv`` part 1 -> ``0 k``; other names keep what follows the block number."""
     pieces = target.split(".")
     number = next((piece for piece in pieces if piece.isdigit()), "")
-    name = next((piece for piece in reversed(pieces) if not piece.isdigit()), target).replace("_modulation", "")
+    name = next((piece for piece in reversed(pieces) if not piece.isdigit()), target).replace(
+        "_modulation", ""
+    )
     if parts == len(PART_NAMES):
         name = PART_NAMES[part]
     elif parts > 1:

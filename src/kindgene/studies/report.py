@@ -60,7 +60,9 @@ def _figures(result: DemoResult) -> dict[str, str]:
         "losses": figures.loss_curves(
             {
                 "Pre-training on 0-5": {name: curves[name] for name in ("decomposable", "dense twin")},
-                "Transfer to 6-9": {name: curves[name] for name in ("KIND (tailors only)", "full fine-tuning")},
+                "Transfer to 6-9": {
+                    name: curves[name] for name in ("KIND (tailors only)", "full fine-tuning")
+                },
             }
         ),
         "spectra": figures.spectra(result.pool),
@@ -74,7 +76,9 @@ def _sample_grid(measured: Measured) -> str:
     """Up to ten samples a class, a class a row (two rows for a single class)."""
     classes = list(dict.fromkeys(measured.asked))
     each = min(10, len(measured.asked) // len(classes))
-    chosen = [i for name in classes for i in _places(measured.asked, name)[: each if len(classes) > 1 else 2 * each]]
+    chosen = [
+        i for name in classes for i in _places(measured.asked, name)[: each if len(classes) > 1 else 2 * each]
+    ]
     rows = len(chosen) // each
     labels = [measured.asked[chosen[row * each]] for row in range(rows)]
     return figures.image_grid(measured.images[chosen], rows, each, row_labels=labels)
