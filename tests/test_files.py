@@ -58,9 +58,7 @@ def test_damage_is_named_in_one_line(tmp_path: Path, kind: str, damage: str) -> 
         path.mkdir()
     else:
         whole = path.read_bytes()
-        path.write_bytes(
-            {"truncated": whole[: len(whole) // 2], "foreign": b"\x80\x81" * 99, "empty": b""}[damage]
-        )
+        path.write_bytes({"truncated": whole[: len(whole) // 2], "foreign": b"\x80\x81" * 99, "empty": b""}[damage])
     reads = [files.read_json] if kind == "json" else [files.read_safetensors, files.read_metadata]
     for read in reads:
         with pytest.raises(ValueError, match=f"x.{kind}: ") as error:
@@ -76,9 +74,7 @@ def test_sha256(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("failing", ["fsync", "replace"])
-def test_a_failing_write_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
-) -> None:
+def test_a_failing_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
     path = tmp_path / "x"
     files.write_bytes(path, b"old")
 

@@ -44,9 +44,7 @@ def write_json(path: StrPath, value: Any) -> None:
     write_bytes(path, (text + "\n").encode())
 
 
-def write_safetensors(
-    path: StrPath, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
-) -> None:
+def write_safetensors(path: StrPath, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Writes tensors (any layout, any device; tensors may share memory) as one safetensors file."""
     plain = {name: _own(tensor) for name, tensor in tensors.items()}
     with _replacing(Path(path)) as temporary:
@@ -71,9 +69,7 @@ def read_safetensors(path: StrPath) -> dict[str, Tensor]:
         try:
             return safetensors.torch.load_file(path)
         except safetensors.SafetensorError as error:
-            raise ValueError(
-                f"{path}: is not a whole safetensors file (truncated or damaged?): {error}"
-            ) from error
+            raise ValueError(f"{path}: is not a whole safetensors file (truncated or damaged?): {error}") from error
 
 
 def read_metadata(path: StrPath) -> dict[str, str]:
@@ -84,9 +80,7 @@ def read_metadata(path: StrPath) -> dict[str, str]:
             with safetensors.safe_open(path, framework="pt") as file:
                 return dict(file.metadata() or {})
         except safetensors.SafetensorError as error:
-            raise ValueError(
-                f"{path}: is not a whole safetensors file (truncated or damaged?): {error}"
-            ) from error
+            raise ValueError(f"{path}: is not a whole safetensors file (truncated or damaged?): {error}") from error
 
 
 def sha256(path: StrPath) -> str:

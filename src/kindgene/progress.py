@@ -50,9 +50,7 @@ class RichProgress:
     `console` is where it shows (default: standard error, so that output stays clean for pipes).
     """
 
-    def __init__(
-        self, description: str = "training", console: Console | None = None, seconds: float = 10.0
-    ) -> None:
+    def __init__(self, description: str = "training", console: Console | None = None, seconds: float = 10.0) -> None:
         self.description, self.seconds = description, seconds
         self.console = Console(stderr=True) if console is None else console
         self._bar: RichBar | None = None

@@ -63,9 +63,7 @@ def test_split_divides_each_class(labels: list[int], fraction: float, seed: int)
 def test_split_and_subset_commute(labels: list[int], seed: int, names: list[str], count: int) -> None:
     dataset = numbered(labels)
     asked = names[:count]
-    for split_first, subset_first in zip(
-        dataset.split(0.3, seed), dataset.subset(asked).split(0.3, seed), strict=True
-    ):
+    for split_first, subset_first in zip(dataset.split(0.3, seed), dataset.subset(asked).split(0.3, seed), strict=True):
         assert identities(split_first.subset(asked)) == identities(subset_first)
 
 

@@ -150,12 +150,7 @@ def _png(colour_type: int, channels: int, depth: int = 16) -> bytes:
 
     rows = (b"\0" + b"\x12\x34" * 8 * channels) * 8
     header = struct.pack(">IIBBBBB", 8, 8, depth, colour_type, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def _encoded(image: Image.Image, kind: str, **options: object) -> bytes:

@@ -52,9 +52,7 @@ def bits_by_hand(path, output, batch):
         tilde = betas[last] * (1 - bars[last - 1]) / (1 - bars[last])
         variance = np.exp(fraction * np.log(betas[t]) + (1 - fraction) * np.log(tilde))
         if t > 0:
-            nats = 0.5 * (
-                np.log(variance / tilde) + (tilde + (posterior(x0) - posterior(guess)) ** 2) / variance - 1
-            )
+            nats = 0.5 * (np.log(variance / tilde) + (tilde + (posterior(x0) - posterior(guess)) ** 2) / variance - 1)
         else:
             sigma, mean = np.sqrt(variance), posterior(guess)
             nats = np.zeros_like(x0)
@@ -127,9 +125,7 @@ def test_a_perfect_prediction_costs_nothing():
         batch, output = make_batch(path, t=torch.tensor([1, 2, 30, 400, 998, 999]))
         output[:, :2] = path.target(batch.x0, batch.noise, batch.t)
         output[:, 2:] = -1  # the posterior's own variance
-        torch.testing.assert_close(
-            denoising_loss(path, output, batch), torch.zeros(6).double(), rtol=0, atol=1e-9
-        )
+        torch.testing.assert_close(denoising_loss(path, output, batch), torch.zeros(6).double(), rtol=0, atol=1e-9)
 
 
 @settings(deadline=None, max_examples=25)
@@ -167,9 +163,7 @@ def test_gradients_stay_finite_in_the_far_tails():
 def test_pixel_masses_sum_to_one():
     levels = (torch.arange(256, dtype=torch.float64) / 127.5) - 1
     for mean, log_sigma in [(0.0, 0.0), (0.3, -2.0), (-1.2, -3.0), (0.999, -4.0)]:
-        logs = discretized_log_likelihood(
-            levels, torch.tensor(mean).double(), torch.tensor(log_sigma).double()
-        )
+        logs = discretized_log_likelihood(levels, torch.tensor(mean).double(), torch.tensor(log_sigma).double())
         assert logs.exp().sum().item() == pytest.approx(1, abs=1e-9)
 
 

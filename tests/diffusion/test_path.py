@@ -161,9 +161,7 @@ def test_schedulers_have_the_noise_levels_of_the_path(path, name, steps):
     assert scheduler.config.prediction_type == {"epsilon": "epsilon", "v": "v_prediction"}[path.prediction]
 
 
-@pytest.mark.parametrize(
-    ("name", "near"), [("ddmp", "ddpm"), ("dpm+", "dpm\\+\\+"), ("DDIM", None), ("", None)]
-)
+@pytest.mark.parametrize(("name", "near"), [("ddmp", "ddpm"), ("dpm+", "dpm\\+\\+"), ("DDIM", None), ("", None)])
 def test_unknown_schedulers_are_refused(name, near):
     hint = rf"; did you mean '{near}'\?" if near else ""
     with pytest.raises(ValueError, match=rf"unknown scheduler '.*'; there are ddpm, ddim, dpm\+\+{hint}"):

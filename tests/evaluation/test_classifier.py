@@ -28,9 +28,7 @@ def test_digits_are_told_apart(seed: int) -> None:
     assert judge.class_names == tuple("0123456789")
 
 
-def test_accuracy_is_that_of_the_predictions(
-    parts: tuple[ArrayDataset, ArrayDataset], judge: Classifier
-) -> None:
+def test_accuracy_is_that_of_the_predictions(parts: tuple[ArrayDataset, ArrayDataset], judge: Classifier) -> None:
     held_out = parts[1]
     predicted = judge.predict(held_out.images)
     assert predicted.dtype == torch.int64
@@ -45,9 +43,7 @@ def test_noise_labels_give_chance(parts: tuple[ArrayDataset, ArrayDataset]) -> N
     assert train_classifier(unrelated, held_out, seed=0).accuracy < 0.3
 
 
-def test_recognised_counts_what_was_asked(
-    parts: tuple[ArrayDataset, ArrayDataset], judge: Classifier
-) -> None:
+def test_recognised_counts_what_was_asked(parts: tuple[ArrayDataset, ArrayDataset], judge: Classifier) -> None:
     held_out = parts[1]
     names = [held_out.class_names[label] for label in held_out.labels.tolist()]
     right = recognised(judge, held_out.images, names)

@@ -98,9 +98,7 @@ def published_forward(state, x, t, y, *, heads, patch):
     image = torch.empty(batch, out_channels, height, height, dtype=x.dtype)
     for row in range(side):
         for column in range(side):
-            piece = (
-                patches[:, row * side + column].reshape(batch, patch, patch, out_channels).permute(0, 3, 1, 2)
-            )
+            piece = patches[:, row * side + column].reshape(batch, patch, patch, out_channels).permute(0, 3, 1, 2)
             image[:, :, row * patch : (row + 1) * patch, column * patch : (column + 1) * patch] = piece
     return image
 

@@ -123,7 +123,5 @@ def test_bad_configurations_are_refused(overrides, message):
 
 
 def test_everything_wrong_is_named_at_once():
-    with pytest.raises(
-        ValueError, match=r"num_heads 7 .*; hidden_size 30 .*; patch_size 2 .*; class_names has 1"
-    ):
+    with pytest.raises(ValueError, match=r"num_heads 7 .*; hidden_size 30 .*; patch_size 2 .*; class_names has 1"):
         DiT.from_preset("tiny/2", hidden_size=30, num_heads=7, input_size=9, class_names=["a"])

@@ -17,9 +17,7 @@ BETAS, EPS = (0.9, 0.95), 1e-8
 
 def tiny(classes: int = 3, gate_map: list[int] | None = None) -> Decomposable:
     torch.manual_seed(0)
-    config = KindConfig(
-        num_classes=classes, learngene_rank=4, tailor_rank=2, targets="paper+adaln", gate_map=gate_map
-    )
+    config = KindConfig(num_classes=classes, learngene_rank=4, tailor_rank=2, targets="paper+adaln", gate_map=gate_map)
     model = make_decomposable(DiT.from_preset("tiny/2", num_classes=classes), config).double()
     with torch.no_grad():  # a fresh DiT's output is zero, and so are most gradients
         for parameter in model.parameters():

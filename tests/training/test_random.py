@@ -25,9 +25,7 @@ DRAWS = {
 
 @pytest.mark.parametrize("name", DRAWS)
 @given(seed=SEEDS, first=FIRST, sizes=st.lists(st.integers(0, 40), min_size=1, max_size=4))
-def test_a_range_is_the_concatenation_of_its_parts(
-    name: str, seed: int, first: int, sizes: list[int]
-) -> None:
+def test_a_range_is_the_concatenation_of_its_parts(name: str, seed: int, first: int, sizes: list[int]) -> None:
     draw = DRAWS[name]
     starts = [first + sum(sizes[:part]) for part in range(len(sizes))]
     parts = [draw(seed, start, size) for start, size in zip(starts, sizes, strict=True)]

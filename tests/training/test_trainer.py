@@ -45,9 +45,7 @@ def model_of(kind: str, seed: int = 0, **overrides: Any) -> nn.Module:
     return make_decomposable(dense, config, torch.Generator().manual_seed(seed))
 
 
-CONFIG = TrainConfig(
-    steps=20, batch_size=6, learning_rate=3e-3, warmup_steps=3, weight_decay=0.01, log_every=3
-)
+CONFIG = TrainConfig(steps=20, batch_size=6, learning_rate=3e-3, warmup_steps=3, weight_decay=0.01, log_every=3)
 SHORT = replace(CONFIG, steps=2, warmup_steps=0)
 
 

@@ -14,9 +14,7 @@ from kindgene.cli.shared import class_list, load_any, load_data
 def run(
     model: Annotated[Path, typer.Argument(help="A pool, a saved model or a run.")],
     data: Annotated[str, typer.Option(help="Real images for the classifier: digits or a folder.")] = "digits",
-    classes: Annotated[
-        str | None, typer.Option(help="Comma separated; all of the model if not given.")
-    ] = None,
+    classes: Annotated[str | None, typer.Option(help="Comma separated; all of the model if not given.")] = None,
     per_class: int = 50,
     guidance: float = 1.0,
     steps: int = 50,

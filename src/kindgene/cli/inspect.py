@@ -11,9 +11,7 @@ import typer
 
 def run(
     pool: Annotated[Path, typer.Argument(help="Folder of a pool.")],
-    plot: Annotated[
-        Path | None, typer.Option(help="Write the singular-value spectra to this PNG file.")
-    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write the singular-value spectra to this PNG file.")] = None,
 ) -> None:
     """Says what a pool holds: classes, ranks, sizes, energy. Builds no model.
 
@@ -29,9 +27,7 @@ def run(
     squares = [value.double().square().sum() for key, value in opened.learngene.items() if key.endswith(".s")]
     shared = float(sum(squares))
     energy = {
-        name: float(
-            sum(t.components[f"{target}.s"].double().square().sum() for target in opened.config.ranks)
-        )
+        name: float(sum(t.components[f"{target}.s"].double().square().sum() for target in opened.config.ranks))
         for t in opened.tailors
         for name in t.classes
     }

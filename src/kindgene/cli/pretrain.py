@@ -13,9 +13,7 @@ from kindgene.cli.shared import build, class_list, load_data, save_recipe
 
 def run(
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    data: Annotated[
-        str, typer.Option(help="digits, or a folder with one folder of images a class.")
-    ] = "digits",
+    data: Annotated[str, typer.Option(help="digits, or a folder with one folder of images a class.")] = "digits",
     classes: Annotated[str | None, typer.Option(help="Comma separated; all if not given.")] = None,
     preset: Annotated[str, typer.Option(help="Size of the DiT, e.g. mini/2 or DiT-S/4.")] = "mini/2",
     image_size: Annotated[int, typer.Option(help="Pixels a side (digits: 8).")] = 8,
@@ -65,9 +63,7 @@ def run(
         "in_channels": images.images.shape[1],
         "learn_sigma": False,
     }
-    backbone = DiT.from_preset(
-        preset, num_classes=len(names), class_names=names, prediction=prediction, **shape
-    )
+    backbone = DiT.from_preset(preset, num_classes=len(names), class_names=names, prediction=prediction, **shape)
     kind = None
     if not dense:
         kind = {
@@ -80,17 +76,13 @@ def run(
     model = build({"backbone": plain, "kind": kind}, seed)
     if dry_run:
         cost = measure_cost(model).to_dict()
-        typer.echo(
-            json.dumps({"train": config.to_dict(), "backbone": plain, "kind": kind, "cost": cost}, indent=2)
-        )
+        typer.echo(json.dumps({"train": config.to_dict(), "backbone": plain, "kind": kind, "cost": cost}, indent=2))
         return
     if not resume:
         _refuse_old(out)
         save_recipe(out, plain, kind)
     result = train(model, images, config, out, resume=resume, progress=RichProgress("pre-train"))
-    typer.echo(
-        f"{result.steps} steps, final loss {result.final_loss:.4f}; next: kindgene decompose {out} --out POOL"
-    )
+    typer.echo(f"{result.steps} steps, final loss {result.final_loss:.4f}; next: kindgene decompose {out} --out POOL")
 
 
 def _refuse_old(out: Path) -> None:

@@ -15,9 +15,7 @@ def run(
     classes: Annotated[str, typer.Option(help="Comma separated.")],
     out: Annotated[Path, typer.Option(help="New folder.")],
     max_params: Annotated[str | None, typer.Option(help="Budget: 300k, 1.2M or a number.")] = None,
-    form: Annotated[
-        str, typer.Option(help="gated (a pool of just these pieces) or merged (a plain DiT).")
-    ] = "gated",
+    form: Annotated[str, typer.Option(help="gated (a pool of just these pieces) or merged (a plain DiT).")] = "gated",
 ) -> None:
     """Puts a model for these classes together, within a budget.
 
@@ -35,6 +33,4 @@ def run(
         model.decompose(provenance={"recombined from": opened.config.learngene_id}).save_pretrained(out)
     else:
         model.save_pretrained(out)  # type: ignore[operator]
-    typer.echo(
-        f"{out}: {sum(value.numel() for value in model.parameters()):,} parameters, classes {', '.join(names)}"
-    )
+    typer.echo(f"{out}: {sum(value.numel() for value in model.parameters()):,} parameters, classes {', '.join(names)}")

@@ -18,9 +18,7 @@ def run(
     guidance: Annotated[float, typer.Option(help="1.5 for pools and gated models; 1 for merged ones.")] = 1.0,
     steps: int = 50,
     scheduler: Annotated[str, typer.Option(help="ddim, ddpm or dpm++.")] = "ddim",
-    clip: Annotated[
-        bool, typer.Option(help="Keep predicted images within -1 .. 1 (pixels, not latents).")
-    ] = True,
+    clip: Annotated[bool, typer.Option(help="Keep predicted images within -1 .. 1 (pixels, not latents).")] = True,
     seed: int = 0,
 ) -> None:
     """Draws images.
@@ -50,9 +48,7 @@ def run(
     )
     count, channels, height, width = images.shape
     if channels not in (1, 3):
-        raise ValueError(
-            f"samples have {channels} channels; only pixel-space models (1 or 3) make a picture here"
-        )
+        raise ValueError(f"samples have {channels} channels; only pixel-space models (1 or 3) make a picture here")
     grid = images.view(len(names), per_class, channels, height, width).permute(0, 3, 1, 4, 2)
     pixels = ((grid.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     array = pixels.reshape(len(names) * height, per_class * width, channels).squeeze(-1).numpy()

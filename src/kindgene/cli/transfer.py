@@ -13,12 +13,8 @@ from kindgene.cli.shared import class_list, load_data
 def run(
     pool: Annotated[Path, typer.Argument(help="Folder of a pool.")],
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    data: Annotated[
-        str, typer.Option(help="digits, or a folder with one folder of images a class.")
-    ] = "digits",
-    classes: Annotated[
-        str | None, typer.Option(help="New classes, comma separated; all if not given.")
-    ] = None,
+    data: Annotated[str, typer.Option(help="digits, or a folder with one folder of images a class.")] = "digits",
+    classes: Annotated[str | None, typer.Option(help="New classes, comma separated; all if not given.")] = None,
     tailor_rank: Annotated[int | None, typer.Option(help="Default: the pool's.")] = None,
     steps: int = 150,
     batch_size: int = 128,
@@ -46,9 +42,7 @@ def run(
     images = load_data(data, class_list(classes), int(config["input_size"]), int(config["in_channels"]))
     taken = [name for name in images.class_names if name in opened.classes]
     if taken and add:
-        raise ValueError(
-            f"the pool has {', '.join(map(repr, taken))} already; choose other classes with --classes"
-        )
+        raise ValueError(f"the pool has {', '.join(map(repr, taken))} already; choose other classes with --classes")
     generator = torch.Generator().manual_seed(seed)
     transfer = kind_transfer(opened, images.class_names, tailor_rank, generator=generator)
     for name, count in transfer.trained.items():

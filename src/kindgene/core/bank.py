@@ -70,7 +70,7 @@ class RowTable(nn.Module):
     def views(self, values: Tensor) -> dict[str, Tensor]:
         """Named pieces [R, *shape] of values [R, P]; one split, so that its backward is one concatenation."""
         pieces = values.split(self.sizes, dim=1)
-        return {name: piece.unflatten(1, shape) for (name, shape), piece in zip(self.shapes.items(), pieces)}
+        return {name: piece.unflatten(1, shape) for (name, shape), piece in zip(self.shapes.items(), pieces, strict=False)}
 
     def row(self, index: int) -> dict[str, Tensor]:
         """Named pieces [*shape] of one row: views, detached; writing to them writes to the bank."""
@@ -114,9 +114,7 @@ class TailorBank(nn.Module):
     @property
     def tables(self) -> dict[str, RowTable]:
         """The tables that hold anything, by name."""
-        return {
-            name: table for name, table in (("tailors", self.tailors), ("labels", self.labels)) if table.sizes
-        }
+        return {name: table for name, table in (("tailors", self.tailors), ("labels", self.labels)) if table.sizes}
 
     def gather(self, labels: Tensor, size: int | None = None) -> GatheredRows:
         """The rows of the classes among the labels (ids [B] or soft weights [B, C]), as leaves for one optimizer step.
@@ -130,9 +128,7 @@ class TailorBank(nn.Module):
         else:
             classes = labels[labels != self.num_classes].long()
         size = labels.numel() if size is None else size
-        return GatheredRows(
-            self.tailors.gather(self.tailor_of[classes], size), self.labels.gather(classes, size)
-        )
+        return GatheredRows(self.tailors.gather(self.tailor_of[classes], size), self.labels.gather(classes, size))
 
     def select(self, labels: Tensor, rows: GatheredRows | None = None) -> Selection:
         """What a forward with these labels uses: class ids [B] (null: C) or soft weights [B, C].
@@ -167,9 +163,7 @@ class TailorBank(nn.Module):
         """Refuses labels that no gate of this bank can mean."""
         classes = self.num_classes
         if not isinstance(labels, Tensor):
-            raise ValueError(
-                f"labels must be a tensor of class ids or of soft weights, got {type(labels).__name__}"
-            )
+            raise ValueError(f"labels must be a tensor of class ids or of soft weights, got {type(labels).__name__}")
         if labels.is_floating_point():
             if labels.dim() != 2 or labels.shape[1] != classes or not labels.shape[0]:
                 raise ValueError(
@@ -182,9 +176,7 @@ class TailorBank(nn.Module):
         if labels.dtype not in (torch.int64, torch.int32):
             raise ValueError(f"labels must be int64 class ids or floating soft weights, got {labels.dtype}")
         if labels.dim() != 1 or labels.numel() == 0:
-            raise ValueError(
-                f"labels must be [batch] with at least one sample, got shape {list(labels.shape)}"
-            )
+            raise ValueError(f"labels must be [batch] with at least one sample, got shape {list(labels.shape)}")
         if _may_look(labels):
             low, high = int(labels.min()), int(labels.max())
             if low < 0 or high > classes:

@@ -52,9 +52,7 @@ def pad(components: Components, rank: int) -> Components:
 
 def concatenate(first: Components, second: Components) -> Components:
     """Components of the sum of two matrices, exactly: one set after the other."""
-    return Components(
-        *(torch.cat([a, b], dim=a.dim() - (1 if a is first.s else 2)) for a, b in zip(first, second))
-    )
+    return Components(*(torch.cat([a, b], dim=a.dim() - (1 if a is first.s else 2)) for a, b in zip(first, second, strict=False)))
 
 
 def canonical(components: Components) -> Components:
@@ -88,9 +86,7 @@ def _fix_signs(components: Components) -> Components:
     return Components(u * sign, s, v * sign)
 
 
-def fill_random(
-    components: Components, variance: float, active: int, generator: torch.Generator | None = None
-) -> None:
+def fill_random(components: Components, variance: float, active: int, generator: torch.Generator | None = None) -> None:
     """Fills factors in place so that a sum of `active` such components has entries of the given variance (ours).
 
     Every entry of u and of v is normal with variance sqrt(variance / active), s is 1: then

@@ -39,11 +39,7 @@ class KindConfig:
     init: Literal["random", "svd"] | None = None
 
     def __post_init__(self) -> None:
-        if (
-            isinstance(self.num_classes, bool)
-            or not isinstance(self.num_classes, int)
-            or self.num_classes < 1
-        ):
+        if isinstance(self.num_classes, bool) or not isinstance(self.num_classes, int) or self.num_classes < 1:
             raise ValueError(f"num_classes must be a whole number of at least 1, got {self.num_classes!r}")
         if self.init not in (None, "random", "svd"):
             raise ValueError(f"init must be 'random', 'svd' or None, got {self.init!r}")
@@ -54,9 +50,7 @@ class KindConfig:
 
     def _check_gate_map(self, gate_map: list[int]) -> None:
         if len(gate_map) != self.num_classes:
-            raise ValueError(
-                f"gate_map must name a tailor for each of {self.num_classes} classes, got {len(gate_map)}"
-            )
+            raise ValueError(f"gate_map must name a tailor for each of {self.num_classes} classes, got {len(gate_map)}")
         whole = all(isinstance(tailor, int) and not isinstance(tailor, bool) for tailor in gate_map)
         if not whole or sorted(set(gate_map)) != list(range(max(gate_map) + 1)):
             raise ValueError("gate_map must number the tailors 0, 1, 2, ... without a gap")
@@ -80,9 +74,7 @@ def resolve_rank(rank: Rank, parts: int, width: int, *, what: str, name: str) ->
     else:
         if isinstance(rank, float):
             if not 0.0 < rank < 1.0:
-                raise ValueError(
-                    f"{what} as a share of the width must lie between 0 and 1, got {rank} for {name}"
-                )
+                raise ValueError(f"{what} as a share of the width must lie between 0 and 1, got {rank} for {name}")
             rank = max(1, round(rank * width))
         ranks = (rank,) * parts
     for value in ranks:

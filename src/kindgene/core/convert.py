@@ -32,9 +32,7 @@ class Target:
     tailor_ranks: tuple[int, ...]
 
 
-def make_decomposable(
-    module: nn.Module, config: KindConfig, generator: torch.Generator | None = None
-) -> Decomposable:
+def make_decomposable(module: nn.Module, config: KindConfig, generator: torch.Generator | None = None) -> Decomposable:
     """Makes `module` decomposable: every target becomes learngene components plus a tailor a class, behind one gate.
 
     The module is consumed: use the returned model in its place. Random components are drawn with `generator` (torch's
@@ -113,9 +111,7 @@ def _names(module: nn.Module, config: KindConfig) -> TargetNames:
     known = BACKBONES.get(kind)
     if isinstance(config.targets, str):
         if config.targets not in ("paper", "paper+adaln"):
-            raise ValueError(
-                f"targets must be 'paper', 'paper+adaln' or a list of patterns, got {config.targets!r}"
-            )
+            raise ValueError(f"targets must be 'paper', 'paper+adaln' or a list of patterns, got {config.targets!r}")
         if known is None:
             raise ValueError(
                 f"targets={config.targets!r} has no meaning yet for {kind} (known: {', '.join(BACKBONES)}); "
@@ -136,9 +132,7 @@ def _names(module: nn.Module, config: KindConfig) -> TargetNames:
     )
 
 
-def _match(
-    patterns: Sequence[str], modules: Mapping[str, nn.Module], *, what: str, offer: list[str]
-) -> list[str]:
+def _match(patterns: Sequence[str], modules: Mapping[str, nn.Module], *, what: str, offer: list[str]) -> list[str]:
     """Module names that match any pattern, in the module's order; every pattern must match something."""
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in modules):
@@ -160,18 +154,14 @@ def _listing(names: Sequence[str], most: int = 40) -> str:
     return (", ".join(names[:most]) or "nothing") + more
 
 
-def _parts(
-    chosen: Sequence[str], fused: Mapping[str, int], modules: Mapping[str, nn.Module]
-) -> dict[str, int]:
+def _parts(chosen: Sequence[str], fused: Mapping[str, int], modules: Mapping[str, nn.Module]) -> dict[str, int]:
     parts = {}
     for name in chosen:
         for pattern, count in fused.items():
             if fnmatchcase(name, pattern):
                 features = getattr(modules[name], "out_features", count)
                 if count < 1 or features % count:
-                    raise ValueError(
-                        f"{name} has {features} outputs, which do not divide into {count} fused parts"
-                    )
+                    raise ValueError(f"{name} has {features} outputs, which do not divide into {count} fused parts")
                 parts[name] = count
     return parts
 
@@ -204,9 +194,7 @@ def _used_once(rank: Rank | Mapping[str, Rank], chosen: Sequence[str], what: str
                 raise ValueError(f"{what} pattern {pattern!r} matches no target; targets: {_listing(chosen)}")
 
 
-def _rank(
-    rank: Rank | Mapping[str, Rank], name: str, parts: int, linear: nn.Module, what: str
-) -> tuple[int, ...]:
+def _rank(rank: Rank | Mapping[str, Rank], name: str, parts: int, linear: nn.Module, what: str) -> tuple[int, ...]:
     assert isinstance(linear, nn.Linear)
     width = min(linear.in_features, linear.out_features // parts)
     if isinstance(rank, Mapping):
@@ -227,9 +215,7 @@ def _label_tables(module: nn.Module, config: KindConfig, names: TargetNames) -> 
     for name in found:
         table = modules[name]
         if type(table) is not nn.Embedding:
-            raise ValueError(
-                f"class_rows {name} is a {type(table).__name__}; only nn.Embedding can hold label rows"
-            )
+            raise ValueError(f"class_rows {name} is a {type(table).__name__}; only nn.Embedding can hold label rows")
         if table.num_embeddings not in (config.num_classes, config.num_classes + 1):
             raise ValueError(
                 f"label table {name} has {table.num_embeddings} rows; {config.num_classes} classes need "
@@ -280,15 +266,13 @@ def _replace_table(module: nn.Module, name: str, gate: Gate) -> tuple[nn.Embeddi
     return old, new
 
 
-def _fill(
-    layer: KindLinear, bank: TailorBank, weight_OI: Tensor, init: str, generator: torch.Generator | None
-) -> None:
+def _fill(layer: KindLinear, bank: TailorBank, weight_OI: Tensor, init: str, generator: torch.Generator | None) -> None:
     """Gives one layer's learngene and tailors their first values."""
     tailors = layer.tailor(bank.tailors.views(bank.tailors.rows))
     weights = weight_OI.chunk(layer.parts)
-    for learngene, tailor, weight in zip(layer.learngene(), tailors, weights):
+    for learngene, tailor, weight in zip(layer.learngene(), tailors, weights, strict=False):
         if init == "svd":
-            for factor, value in zip(learngene, from_matrix(weight, learngene.rank)):
+            for factor, value in zip(learngene, from_matrix(weight, learngene.rank), strict=False):
                 factor.copy_(value)
             fill_random(tailor, 0.0, 1, generator)
         else:

@@ -29,9 +29,7 @@ class Decomposable(nn.Module):
     `class_names` the names of the labels where known, `weights` says whether training left raw or EMA weights here.
     """
 
-    def __init__(
-        self, module: nn.Module, bank: TailorBank, gate: Gate, kind: KindConfig, label_argument: str
-    ) -> None:
+    def __init__(self, module: nn.Module, bank: TailorBank, gate: Gate, kind: KindConfig, label_argument: str) -> None:
         super().__init__()
         self.module, self.bank, self.kind = module, bank, kind
         self.gate = gate
@@ -50,13 +48,9 @@ class Decomposable(nn.Module):
                 raise ValueError(
                     "rows= needs the labels in the same call; by hand: `with model.gate(labels, rows): ...`"
                 )
-            return self.module(
-                *args, **kwargs
-            )  # the gate is open, or the first gated layer says that it is not
+            return self.module(*args, **kwargs)  # the gate is open, or the first gated layer says that it is not
         selection = self.bank.select(labels, rows)
-        if (
-            labels.is_floating_point()
-        ):  # the module itself knows ids only; what it would look up, the gate decides
+        if labels.is_floating_point():  # the module itself knows ids only; what it would look up, the gate decides
             args, kwargs = self._replace_labels(
                 torch.zeros_like(selection.weight[:, 0], dtype=torch.long), args, kwargs
             )
@@ -103,9 +97,7 @@ class Decomposable(nn.Module):
             )
         enable(self.gate.checkpoint)
 
-    def decompose(
-        self, class_names: Sequence[str] | None = None, provenance: Mapping[str, Any] | None = None
-    ) -> Pool:
+    def decompose(self, class_names: Sequence[str] | None = None, provenance: Mapping[str, Any] | None = None) -> Pool:
         """Takes the model apart into a `Pool`: canonical learngene and one tailor a class. The model is not changed."""
         from kindgene.pool.pool import (
             Pool,  # the one upward import: the public API puts this verb on the model

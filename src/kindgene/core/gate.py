@@ -79,9 +79,7 @@ class Gate:
         self._select: Callable[..., Selection] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            "select": self._select
-        }  # an open gate is a matter of this process and moment: a copy starts closed
+        return {"select": self._select}  # an open gate is a matter of this process and moment: a copy starts closed
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__()  # type: ignore[misc]
@@ -155,9 +153,7 @@ class Gate:
         return functools.partial(self._checkpoint)
 
     def _checkpoint(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if (
-            torch.compiler.is_compiling()
-        ):  # the compiled graph recomputes itself and carries the labels as inputs
+        if torch.compiler.is_compiling():  # the compiled graph recomputes itself and carries the labels as inputs
             return checkpoint(function, *args, use_reentrant=False, **kwargs)
         return checkpoint(function, *args, use_reentrant=False, context_fn=self.checkpoint_contexts, **kwargs)
 

@@ -74,9 +74,7 @@ class KindLinear(nn.Module):
 
     def tailor(self, pieces: dict[str, Tensor]) -> list[Components]:
         """A tailor's (or several tailors') components of each part, out of named pieces."""
-        return split_parts(
-            Components(*(pieces[f"{self.name}.{factor}"] for factor in "usv")), self.tailor_ranks
-        )
+        return split_parts(Components(*(pieces[f"{self.name}.{factor}"] for factor in "usv")), self.tailor_ranks)
 
     def forward(self, x: Tensor) -> Tensor:
         selection = self.gate.current(self.name)
@@ -98,7 +96,7 @@ class KindLinear(nn.Module):
         scaled_u = self.u * self.s.unsqueeze(1)
         biases = [None] * self.parts if self.bias is None else self.bias.chunk(self.parts)
         outputs = []
-        for h, u, bias in zip(h_XG.split(self.ranks, dim=1), scaled_u.split(self.ranks), biases):
+        for h, u, bias in zip(h_XG.split(self.ranks, dim=1), scaled_u.split(self.ranks), biases, strict=False):
             y = h @ u if bias is None else torch.addmm(bias, h, u)
             outputs.append(y.view(batch, tokens, -1))
         return outputs
@@ -109,14 +107,12 @@ class KindLinear(nn.Module):
         index = selection.tailor_index.flatten()
         most = selection.tailor_index.shape[1]
         own = {factor: selection.tailors[f"{self.name}.{factor}"].index_select(0, index) for factor in "vus"}
-        for v, u, s in zip(
-            self._chunks(own["v"]), self._chunks(own["u"]), self._chunks(own["s"].unsqueeze(-1))
-        ):
+        for v, u, s in zip(self._chunks(own["v"]), self._chunks(own["u"]), self._chunks(own["s"].unsqueeze(-1)), strict=False):
             scale_BMNK = s.view(batch, most, self.parts, CHUNK) * selection.weight[:, :, None, None]
             h = torch.bmm(x_BTI, v.view(batch, -1, self.in_features).mT)  # [B, T, M*N*K]
             h_BTMNK = h.view(batch, tokens, *scale_BMNK.shape[1:]) * scale_BMNK.unsqueeze(1)
             u_BMNKO = u.view(*scale_BMNK.shape, self.part_features)
-            for y, h_BTMK, u_BMKO in zip(outputs, h_BTMNK.unbind(3), u_BMNKO.unbind(2)):
+            for y, h_BTMK, u_BMKO in zip(outputs, h_BTMNK.unbind(3), u_BMNKO.unbind(2), strict=False):
                 left = h_BTMK.reshape(batch, tokens, -1).to(y.dtype)
                 y.baddbmm_(left, u_BMKO.reshape(batch, -1, self.part_features).to(y.dtype))
         return outputs
@@ -175,13 +171,11 @@ def split_parts(components: Components, ranks: Sequence[int]) -> list[Components
     u, s, v = components
     return [
         Components(*piece)
-        for piece in zip(
-            u.split(list(ranks), dim=-2), s.split(list(ranks), dim=-1), v.split(list(ranks), dim=-2)
-        )
+        for piece in zip(u.split(list(ranks), dim=-2), s.split(list(ranks), dim=-1), v.split(list(ranks), dim=-2), strict=False)
     ]
 
 
 def join_parts(parts: Sequence[Components]) -> Components:
     """The inverse of `split_parts`."""
-    us, ss, vs = zip(*parts)
+    us, ss, vs = zip(*parts, strict=False)
     return Components(torch.cat(us, -2), torch.cat(ss, -1), torch.cat(vs, -2))

@@ -37,9 +37,7 @@ def split(model: Decomposable) -> Pieces:
     return Pieces(
         learngene={key: value.detach().clone() for key, value in model.module.state_dict().items()},
         tailors=[_clone(bank.tailors.row(index)) for index in range(bank.tailors.count)],
-        labels=[
-            _clone(bank.labels.row(index)) if bank.labels.sizes else {} for index in range(bank.labels.count)
-        ],
+        labels=[_clone(bank.labels.row(index)) if bank.labels.sizes else {} for index in range(bank.labels.count)],
     )
 
 

@@ -26,13 +26,11 @@ def compose_reference(u: Tensor, s: Tensor, v: Tensor) -> Tensor:
     return weight
 
 
-def weight_reference(
-    layer: KindLinear, pieces_of: dict[int, dict[str, Tensor]], gate: dict[int, Tensor]
-) -> Tensor:
+def weight_reference(layer: KindLinear, pieces_of: dict[int, dict[str, Tensor]], gate: dict[int, Tensor]) -> Tensor:
     """The dense matrix [O, I] of a layer for one sample whose gate gives tailor n the weight gate[n]."""
     parts = []
     start, tailor_start = 0, 0
-    for rank, tailor_rank in zip(layer.ranks, layer.tailor_ranks):
+    for rank, tailor_rank in zip(layer.ranks, layer.tailor_ranks, strict=False):
         own = slice(start, start + rank)
         weight = compose_reference(layer.u[own], layer.s[own], layer.v[own])
         theirs = slice(tailor_start, tailor_start + tailor_rank)
@@ -78,8 +76,7 @@ def sample_weights(model: Decomposable, gate: dict[int, Tensor]) -> dict[str, Te
         row = tailor_of[label]
         by_tailor[row] = by_tailor[row] + amount if row in by_tailor else amount
     pieces_of = {
-        row: {name: view[0] for name, view in tailors.views(tailors.rows[row : row + 1]).items()}
-        for row in by_tailor
+        row: {name: view[0] for name, view in tailors.views(tailors.rows[row : row + 1]).items()} for row in by_tailor
     }
     weights = {
         name: value
@@ -94,8 +91,7 @@ def sample_weights(model: Decomposable, gate: dict[int, Tensor]) -> dict[str, Te
         row_D: Tensor = table.null_row
         if gate:
             row_D = sum(  # type: ignore[assignment]
-                amount * labels.views(labels.rows[label : label + 1])[name][0]
-                for label, amount in gate.items()
+                amount * labels.views(labels.rows[label : label + 1])[name][0] for label, amount in gate.items()
             )
         weights[f"{name}.row"] = row_D
     return weights
@@ -112,11 +108,7 @@ def model_reference(model: Decomposable, labels: Tensor, *args: Any, **kwargs: A
     for i in range(labels.shape[0]):
         if labels.dim() == 1:
             label = int(labels[i])
-            gate = (
-                {}
-                if label == model.null_class
-                else {label: torch.ones((), dtype=model.bank.tailors.rows.dtype)}
-            )
+            gate = {} if label == model.null_class else {label: torch.ones((), dtype=model.bank.tailors.rows.dtype)}
         else:
             gate = {c: labels[i, c] for c in range(labels.shape[1]) if labels[i, c] != 0}
         one = [_one(value, i, labels) for value in args]

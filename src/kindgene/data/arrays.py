@@ -36,9 +36,7 @@ class ArrayDataset:
     def batch(self, indices: torch.Tensor) -> torch.Tensor:
         """The images at `indices` (long [B]): float32 [B, C, H, W]; their labels are `labels[indices]`."""
         if indices.dtype != torch.int64 or indices.ndim != 1:
-            raise ValueError(
-                f"indices are {indices.dtype} of shape {tuple(indices.shape)}; expected int64 [B]"
-            )
+            raise ValueError(f"indices are {indices.dtype} of shape {tuple(indices.shape)}; expected int64 [B]")
         if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < len(self):
             raise ValueError(
                 f"indices reach from {int(indices.min())} to {int(indices.max())}, "
@@ -57,16 +55,12 @@ class ArrayDataset:
         Raises ValueError for an unknown or repeated name, no names at all, or classes that have no images.
         """
         if isinstance(names, str):
-            raise ValueError(
-                f"names is the single string {names!r}; give a list of class names, as in [{names!r}]"
-            )
+            raise ValueError(f"names is the single string {names!r}; give a list of class names, as in [{names!r}]")
         _check_names(names)
         counts = self.counts()
         unknown = [name for name in names if name not in counts]
         if unknown:
-            raise ValueError(
-                f"unknown class {_listed(unknown)}; the data set has {_listed(self.class_names)}"
-            )
+            raise ValueError(f"unknown class {_listed(unknown)}; the data set has {_listed(self.class_names)}")
         empty = [name for name in names if counts[name] == 0]
         if empty:
             raise ValueError(f"no images of class {_listed(empty)}; leave it out or add images")
@@ -83,9 +77,7 @@ class ArrayDataset:
         training. Raises ValueError for a fraction outside (0, 1) and for a class of fewer than two images.
         """
         if not 0.0 < fraction < 1.0:
-            raise ValueError(
-                f"the held-out fraction is {fraction}; it must lie between 0 and 1, both excluded"
-            )
+            raise ValueError(f"the held-out fraction is {fraction}; it must lie between 0 and 1, both excluded")
         if not 0 <= seed < 2**64:
             raise ValueError(f"the seed is {seed}; it must be at least 0 and below 2**64")
         held_out = torch.zeros(len(self), dtype=torch.bool)
@@ -105,18 +97,14 @@ class ArrayDataset:
 
 def _order(seed: int, name: str, count: int) -> torch.Tensor:
     """A random order of `count` images, long [count]: Philox's raw words, sorted."""
-    stream = int.from_bytes(
-        hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big"
-    )
+    stream = int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
     words = np.random.Philox(key=np.array([seed, stream], dtype=np.uint64)).random_raw(count)
     return torch.from_numpy(np.argsort(words, kind="stable"))
 
 
 def _check_images(images: torch.Tensor) -> None:
     if images.dtype != torch.float32 or images.ndim != 4:
-        raise ValueError(
-            f"images are {images.dtype} of shape {tuple(images.shape)}; expected float32 [N, C, H, W]"
-        )
+        raise ValueError(f"images are {images.dtype} of shape {tuple(images.shape)}; expected float32 [N, C, H, W]")
     if images.numel() == 0:
         raise ValueError(f"images of shape {tuple(images.shape)} hold nothing; at least one image is needed")
     low, high = (float(bound) for bound in torch.aminmax(images))

@@ -104,9 +104,7 @@ def _read(file: Path, size: int, channels: int) -> Pixels:
             reason = _unsuitable(image)
             upright = ImageOps.exif_transpose(image)
     except _DAMAGE as error:
-        raise ValueError(
-            f"{file} cannot be read as JPEG, PNG or WebP ({error}); replace or remove it"
-        ) from error
+        raise ValueError(f"{file} cannot be read as JPEG, PNG or WebP ({error}); replace or remove it") from error
     if reason is not None:
         raise ValueError(f"{file} {reason}")
     if upright.has_transparency_data:

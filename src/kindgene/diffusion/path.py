@@ -52,9 +52,7 @@ class DiffusionPath:
             raise ValueError(f"prediction must be epsilon or v, found {self.prediction!r}")
         fewest = 21 if self.schedule == "linear" else 2  # a linear beta reaches 1 at 20 steps
         if type(self.num_steps) is not int or self.num_steps < fewest:
-            raise ValueError(
-                f"a {self.schedule} path needs at least {fewest} num_steps, found {self.num_steps!r}"
-            )
+            raise ValueError(f"a {self.schedule} path needs at least {fewest} num_steps, found {self.num_steps!r}")
 
     @classmethod
     def of(cls, model_or_config: Any) -> Self:
@@ -65,12 +63,8 @@ class DiffusionPath:
         config = model_or_config if isinstance(model_or_config, Mapping) else model_or_config.config
         missing = [key for key in ("schedule", "prediction", "learn_sigma") if key not in config]
         if missing:
-            raise ValueError(
-                f"this model's config does not say its {', '.join(missing)}: pass a DiffusionPath"
-            )
-        return cls(
-            schedule=config["schedule"], prediction=config["prediction"], learned_sigma=config["learn_sigma"]
-        )
+            raise ValueError(f"this model's config does not say its {', '.join(missing)}: pass a DiffusionPath")
+        return cls(schedule=config["schedule"], prediction=config["prediction"], learned_sigma=config["learn_sigma"])
 
     @cached_property
     def betas(self) -> Tensor:
@@ -155,9 +149,7 @@ class DiffusionPath:
         usable = int((log_snr >= MIN_LOG_SNR).sum())
         if type(steps) is not int or not 1 <= steps <= usable:
             noise = f" (the timesteps from {usable} on are noise alone)" if usable < self.num_steps else ""
-            raise ValueError(
-                f"steps must be a whole number in 1 .. {usable} on this path{noise}, found {steps!r}"
-            )
+            raise ValueError(f"steps must be a whole number in 1 .. {usable} on this path{noise}, found {steps!r}")
         return [math.floor(usable - index * usable / steps + 0.5) - 1 for index in range(steps)]
 
     def scheduler(self, name: str, steps: int | None = None) -> Any:

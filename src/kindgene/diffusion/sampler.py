@@ -79,9 +79,7 @@ def sample(
     shape = _shape_of(model) if shape is None else _check_shape(shape)
     _check_numbers(guidance, clip, batch_size)
     if guidance != 1 and model.null_class is None:
-        raise ValueError(
-            f"guidance {guidance} needs a null label, which this model does not have: use guidance 1"
-        )
+        raise ValueError(f"guidance {guidance} needs a null label, which this model does not have: use guidance 1")
     walk, timesteps = path.scheduler(scheduler, steps), path.timesteps(steps)
 
     device, dtype = _home(model)
@@ -97,9 +95,7 @@ def sample(
             noise_source = {"generator": generator} if scheduler == "ddpm" else {}
             x = walk.step(output, place, x, **noise_source).prev_sample  # [N, C, H, W]
             if not x.isfinite().all():
-                raise FloatingPointError(
-                    f"samples are no longer finite after step {done} of {steps} (timestep {t})"
-                )
+                raise FloatingPointError(f"samples are no longer finite after step {done} of {steps} (timestep {t})")
             if progress is not None:
                 progress(done, steps)
     return x.cpu()
@@ -112,11 +108,7 @@ def resolve_classes(model: ClassConditional, classes: Sequence[str | int | None]
     None where the model has no null label.
     """
     if isinstance(classes, Tensor):
-        if (
-            classes.ndim != 1
-            or classes.dtype.is_floating_point
-            or classes.dtype in (torch.bool, torch.complex64)
-        ):
+        if classes.ndim != 1 or classes.dtype.is_floating_point or classes.dtype in (torch.bool, torch.complex64):
             found = f"{classes.dtype} {list(classes.shape)}"
             raise ValueError(f"classes as a tensor must be whole numbers, one a sample; found {found}")
         classes = classes.tolist()
@@ -141,24 +133,16 @@ def _resolve(model: ClassConditional, names: Mapping[str, int], one: object) -> 
         raise ValueError(f"a class is a name, an id or None, found {one!r}")
     index = int(one)
     if not 0 <= index < model.num_classes and index != model.null_class:
-        raise ValueError(
-            f"class id {index} is out of range: this model has the ids 0 .. {model.num_classes - 1}"
-        )
+        raise ValueError(f"class id {index} is out of range: this model has the ids 0 .. {model.num_classes - 1}")
     return index
 
 
 def _unknown(name: str, names: Mapping[str, int], num_classes: int) -> str:
     if not names:
-        return (
-            f"unknown class {name!r}: this model's classes have no names, use the ids 0 .. {num_classes - 1}"
-        )
-    listed = ", ".join(map(repr, list(names)[:20])) + (
-        f" and {len(names) - 20} more" if len(names) > 20 else ""
-    )
+        return f"unknown class {name!r}: this model's classes have no names, use the ids 0 .. {num_classes - 1}"
+    listed = ", ".join(map(repr, list(names)[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
     near = difflib.get_close_matches(name, names, n=1)
-    return f"unknown class {name!r}; this model has {listed}" + (
-        f"; did you mean {near[0]!r}?" if near else ""
-    )
+    return f"unknown class {name!r}; this model has {listed}" + (f"; did you mean {near[0]!r}?" if near else "")
 
 
 def _guided(
@@ -214,9 +198,7 @@ def _normal(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor
 def _shape_of(model: ClassConditional) -> tuple[int, int, int]:
     config = model.config
     if "in_channels" not in config or "input_size" not in config:
-        raise ValueError(
-            "this model's config does not say the shape of a sample: pass shape=(channels, height, width)"
-        )
+        raise ValueError("this model's config does not say the shape of a sample: pass shape=(channels, height, width)")
     return (config["in_channels"], config["input_size"], config["input_size"])
 
 

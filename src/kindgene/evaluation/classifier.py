@@ -63,9 +63,7 @@ class Recognised:
     count: int
 
 
-def train_classifier(
-    train: ArrayDataset, held_out: ArrayDataset, seed: int, *, max_images: int = 10_000
-) -> Classifier:
+def train_classifier(train: ArrayDataset, held_out: ArrayDataset, seed: int, *, max_images: int = 10_000) -> Classifier:
     """Train on `train`, measure the accuracy on `held_out`.
 
     The cost of training grows with the square of the images: of more than `max_images`, a part with the same
@@ -74,8 +72,7 @@ def train_classifier(
     """
     if train.class_names != held_out.class_names:
         raise ValueError(
-            f"the classes differ: {list(train.class_names)} to train on, "
-            f"{list(held_out.class_names)} held out"
+            f"the classes differ: {list(train.class_names)} to train on, {list(held_out.class_names)} held out"
         )
     if train.images.shape[1:] != held_out.images.shape[1:]:
         raise ValueError(
@@ -83,18 +80,12 @@ def train_classifier(
             f"{tuple(held_out.images.shape[1:])} held out"
         )
     if len(train.class_names) < 2:
-        raise ValueError(
-            f"only one class, {train.class_names[0]!r}; a classifier needs at least two to tell apart"
-        )
+        raise ValueError(f"only one class, {train.class_names[0]!r}; a classifier needs at least two to tell apart")
     empty = [name for name, count in train.counts().items() if count == 0]
     if empty:
-        raise ValueError(
-            f"no training images of class {', '.join(map(repr, empty))}; leave it out or add images"
-        )
+        raise ValueError(f"no training images of class {', '.join(map(repr, empty))}; leave it out or add images")
     if max_images < len(train.class_names):
-        raise ValueError(
-            f"max_images is {max_images}; the {len(train.class_names)} classes need at least one each"
-        )
+        raise ValueError(f"max_images is {max_images}; the {len(train.class_names)} classes need at least one each")
     if len(train) > max_images:
         _, train = train.split(max_images / len(train), seed)
 
@@ -118,21 +109,16 @@ def recognised(classifier: Classifier, images: torch.Tensor, asked_names: Sequen
     at least one image.
     """
     if len(images) != len(asked_names) or not len(images):
-        raise ValueError(
-            f"{len(images)} images and {len(asked_names)} names; expected one name an image, at least one"
-        )
+        raise ValueError(f"{len(images)} images and {len(asked_names)} names; expected one name an image, at least one")
     unknown = sorted(set(asked_names) - set(classifier.class_names))
     if unknown:
         raise ValueError(
-            f"unknown class {', '.join(map(repr, unknown))}; "
-            f"the classifier has {list(classifier.class_names)}"
+            f"unknown class {', '.join(map(repr, unknown))}; the classifier has {list(classifier.class_names)}"
         )
     position = {name: label for label, name in enumerate(classifier.class_names)}
     asked_N = torch.tensor([position[name] for name in asked_names])
     right_N = (classifier.predict(images) == asked_N).double()
-    per_class = {
-        name: float(right_N[asked_N == position[name]].mean()) for name in dict.fromkeys(asked_names)
-    }
+    per_class = {name: float(right_N[asked_N == position[name]].mean()) for name in dict.fromkeys(asked_names)}
     return Recognised(share=float(right_N.mean()), per_class=per_class, count=len(images))
 
 

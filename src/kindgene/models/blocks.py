@@ -129,9 +129,7 @@ class DiTBlock(nn.Module):
 
     def forward(self, x: Tensor, c_BD: Tensor) -> Tensor:
         """[B, T, D] -> [B, T, D], under the condition `c`."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(c_BD).chunk(
-            6, dim=-1
-        )  # 6 x [B, D]
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(c_BD).chunk(6, dim=-1)  # 6 x [B, D]
         x = x + gate1[:, None] * self.attn(modulate(self.norm1(x), shift1, scale1))  # [B, T, D]
         x = x + gate2[:, None] * self.mlp(modulate(self.norm2(x), shift2, scale2))  # [B, T, D]
         return x

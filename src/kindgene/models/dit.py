@@ -115,9 +115,7 @@ class DiT(ModelMixin, ConfigMixin):
         strict = {"use_safetensors": True, "ignore_mismatched_sizes": False, "use_flashpack": False}
         for option, value in strict.items():
             if kwargs.get(option, value) is not value:
-                raise ValueError(
-                    f"DiT.from_pretrained takes {option}={value} alone: weights are read strictly"
-                )
+                raise ValueError(f"DiT.from_pretrained takes {option}={value} alone: weights are read strictly")
         want_info = kwargs.pop("output_loading_info", False)
         # Misshapen keys are let through here to be reported together with the others.
         lenient = {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
@@ -212,21 +210,15 @@ def _check_keywords(cls: type[DiT], keywords: Iterable[str]) -> None:
     if unknown:
         near = difflib.get_close_matches(unknown[0], known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
-            f"DiT has no setting {', '.join(map(repr, unknown))}; it has {', '.join(known)}{hint}"
-        )
+        raise ValueError(f"DiT has no setting {', '.join(map(repr, unknown))}; it has {', '.join(known)}{hint}")
 
 
 def _check_loaded(source: object, info: Mapping[str, Any]) -> None:
     """Raise ValueError unless every key was there, was known and fitted."""
     wrong = [f"{key} is missing" for key in sorted(info["missing_keys"])]
     wrong += [f"{key} is unexpected" for key in sorted(info["unexpected_keys"])]
-    wrong += [
-        f"{key} has shape {list(a)}, expected {list(b)}" for key, a, b in sorted(info["mismatched_keys"])
-    ]
+    wrong += [f"{key} has shape {list(a)}, expected {list(b)}" for key, a, b in sorted(info["mismatched_keys"])]
     wrong += list(info["error_msgs"])
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise ValueError(
-            f"the weights in {source} do not fit their config.json: {'; '.join(wrong[:5])}{more}"
-        )
+        raise ValueError(f"the weights in {source} do not fit their config.json: {'; '.join(wrong[:5])}{more}")

@@ -50,9 +50,7 @@ def install_low_rank(module: nn.Module, description: Mapping[str, Sequence[int |
 def _check(name: str, ranks: Sequence[int | None], linears: Mapping[str, nn.Linear]) -> None:
     if name not in linears:
         near = difflib.get_close_matches(name, linears, n=3) or list(linears)[:3]
-        raise ValueError(
-            f"low_rank names {name!r}, which is no nn.Linear here; near it: {', '.join(near) or 'none'}"
-        )
+        raise ValueError(f"low_rank names {name!r}, which is no nn.Linear here; near it: {', '.join(near) or 'none'}")
     if not isinstance(ranks, list | tuple) or len(ranks) == 0:
         raise ValueError(f"low_rank[{name!r}] must be a list with one rank or null a part, found {ranks!r}")
     size_in, size_out, parts = linears[name].in_features, linears[name].out_features, len(ranks)
@@ -61,9 +59,7 @@ def _check(name: str, ranks: Sequence[int | None], linears: Mapping[str, nn.Line
     limit = min(size_in, size_out // parts)
     for rank in ranks:
         if rank is not None and (type(rank) is not int or not 1 <= rank <= limit):
-            raise ValueError(
-                f"low_rank[{name!r}] has rank {rank!r}; a rank is a whole number in 1 .. {limit}, or null"
-            )
+            raise ValueError(f"low_rank[{name!r}] has rank {rank!r}; a rank is a whole number in 1 .. {limit}, or null")
 
 
 def _thin(linear: nn.Linear, ranks: Sequence[int | None]) -> nn.Module:

@@ -93,9 +93,7 @@ CHOICES: Mapping[str, tuple[object, ...]] = MappingProxyType(
 def check_config(config: Mapping[str, Any]) -> None:
     """Raise one ValueError that names everything wrong with a configuration of DiT."""
     wrong = [
-        f"{key} must be a whole number of at least 1, found {config[key]!r}"
-        for key in WHOLE
-        if not _whole(config[key])
+        f"{key} must be a whole number of at least 1, found {config[key]!r}" for key in WHOLE if not _whole(config[key])
     ]
     for key, choices in CHOICES.items():
         if config[key] not in choices:
@@ -111,9 +109,7 @@ def _whole(value: object) -> bool:
 
 
 def _misfits(config: Mapping[str, Any]) -> list[str]:
-    width, heads, size, patch = (
-        config[key] for key in ("hidden_size", "num_heads", "input_size", "patch_size")
-    )
+    width, heads, size, patch = (config[key] for key in ("hidden_size", "num_heads", "input_size", "patch_size"))
     ratio = config["mlp_ratio"]
     wrong = []
     if width % heads:

@@ -28,9 +28,7 @@ def describe_backbone(module: nn.Module) -> tuple[str, dict[str, Any]]:
     config: Any = module.config
     values = config.to_dict() if kind == "ViTModel" else dict(config)
     own_only = ("class_names", "low_rank")
-    return kind, {
-        key: value for key, value in values.items() if not key.startswith("_") and key not in own_only
-    }
+    return kind, {key: value for key, value in values.items() if not key.startswith("_") and key not in own_only}
 
 
 def build_backbone(
@@ -53,9 +51,7 @@ def build_backbone(
             raise ValueError(f"this pool was made from a {kind}; backbone= is a {type(backbone).__name__}")
         module = copy.deepcopy(backbone)
     elif kind not in TABLE:
-        raise ValueError(
-            f"backbone {kind} is not one that pools rebuild ({', '.join(TABLE)}); pass backbone=module"
-        )
+        raise ValueError(f"backbone {kind} is not one that pools rebuild ({', '.join(TABLE)}); pass backbone=module")
     elif kind == "DiT":
         names = {"num_classes": len(class_names), "class_names": list(class_names)}
         form = {"null_row": null_row, "low_rank": None if low_rank is None else dict(low_rank)}

@@ -47,9 +47,7 @@ def merged_choices(squares: Sequence[float], inputs: int, outputs: int, whole: f
     full = len(squares)
     choices = [Choice(full, full * pair, 0.0) if full * pair < dense else Choice(None, dense, 0.0)]
     choices += [
-        Choice(kept, kept * pair, tails[kept])
-        for kept in range(full - 1, 0, -1)
-        if kept * pair < choices[0].parameters
+        Choice(kept, kept * pair, tails[kept]) for kept in range(full - 1, 0, -1) if kept * pair < choices[0].parameters
     ]
     return tuple(choices)
 

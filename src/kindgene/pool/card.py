@@ -12,9 +12,7 @@ def model_card(config: PoolConfig, learngene: State) -> str:
     """Markdown with the front matter that the Hugging Face Hub reads."""
     shared = sum(value.numel() for value in learngene.values())
     per_class = sorted({_tailor_size(config, learngene, name) for name in config.classes})
-    size = " to ".join(
-        f"{value:,}" for value in (per_class[:1] + per_class[-1:] if len(per_class) > 1 else per_class)
-    )
+    size = " to ".join(f"{value:,}" for value in (per_class[:1] + per_class[-1:] if len(per_class) > 1 else per_class))
     shown = [json.dumps(name, ensure_ascii=False) for name in list(config.classes)[:50]]
     more = f", and {len(config.classes) - 50:,} more" if len(config.classes) > 50 else ""
     first = json.dumps(next(iter(config.classes), "a class"), ensure_ascii=False)

@@ -135,9 +135,7 @@ def _read_entry(value: Any, ranks: Ranks, where: str) -> ClassEntry:
     tailor_ranks: int | Ranks = _take(value, "tailor_ranks", (int, dict), where)
     if isinstance(tailor_ranks, dict):
         tailor_ranks = _read_ranks(tailor_ranks, f"{where}: tailor_ranks")
-        if {t: len(parts) for t, parts in tailor_ranks.items()} != {
-            t: len(parts) for t, parts in ranks.items()
-        }:
+        if {t: len(parts) for t, parts in tailor_ranks.items()} != {t: len(parts) for t, parts in ranks.items()}:
             raise ValueError(f"{where}: tailor_ranks does not have the targets and parts of ranks")
     elif tailor_ranks < 1:
         raise ValueError(f"{where}: tailor_ranks must be at least 1, found {tailor_ranks}")
@@ -149,9 +147,7 @@ def _read_ranks(value: Mapping[str, Any], where: str) -> Ranks:
     for target, parts in value.items():
         whole = isinstance(parts, list) and all(type(rank) is int and rank >= 1 for rank in parts)
         if not whole or not parts:
-            raise ValueError(
-                f"{where}: {target} must list a rank of at least 1 for each part, found {_short(parts)}"
-            )
+            raise ValueError(f"{where}: {target} must list a rank of at least 1 for each part, found {_short(parts)}")
     return {target: tuple(parts) for target, parts in value.items()}
 
 

@@ -35,9 +35,7 @@ Change = Callable[[PoolConfig], PoolConfig]
 def read_config(root: Path) -> PoolConfig:
     """Reads config.json. Raises ValueError for a folder that does not exist or is not a pool."""
     if not root.is_dir():
-        raise ValueError(
-            f"{root} is not a folder; give the folder of a pool (the one that holds {CONFIG_FILE})"
-        )
+        raise ValueError(f"{root} is not a folder; give the folder of a pool (the one that holds {CONFIG_FILE})")
     path = root / CONFIG_FILE
     if not path.exists():
         raise ValueError(f"{root} has no {CONFIG_FILE}, so it is not a pool")
@@ -50,9 +48,7 @@ def read_learngene(root: Path, config: PoolConfig) -> State:
     state, metadata = read_checked(path, config.learngene_sha256)
     found = str(metadata.get("learngene_id"))
     if found != config.learngene_id:
-        raise ValueError(
-            f"{path} is another learngene ({found[:16]}; this pool has {config.learngene_id[:16]})"
-        )
+        raise ValueError(f"{path} is another learngene ({found[:16]}; this pool has {config.learngene_id[:16]})")
     for target, ranks in config.ranks.items():
         total, parts = sum(ranks), len(ranks)
         for factor, dimensions in (("u", 2), ("s", 1), ("v", 2)):

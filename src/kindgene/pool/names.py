@@ -27,9 +27,7 @@ def check_class_names(names: Sequence[str]) -> tuple[str, ...]:
         if not isinstance(name, str) or not name.strip():
             raise ValueError(f"a class name must be a text that is not empty, got {name!r}")
         if len(name) > LONGEST_NAME:
-            raise ValueError(
-                f"a class name has {len(name)} characters, at most {LONGEST_NAME} fit: {name[:40]!r}..."
-            )
+            raise ValueError(f"a class name has {len(name)} characters, at most {LONGEST_NAME} fit: {name[:40]!r}...")
         if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
             raise ValueError(f"class name {name!r} has a control character or half of a surrogate pair")
         if name in seen:
@@ -46,9 +44,7 @@ def known_names(classes: Collection[str], asked: Sequence[str]) -> tuple[str, ..
     for name in names:
         if name not in classes:
             near = difflib.get_close_matches(name, classes, n=3) or list(classes)[:10]
-            raise ValueError(
-                f"no class {name!r} in this pool; nearest: {quoted(near) or 'none, it has no classes'}"
-            )
+            raise ValueError(f"no class {name!r} in this pool; nearest: {quoted(near) or 'none, it has no classes'}")
     return names
 
 

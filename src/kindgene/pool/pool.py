@@ -136,9 +136,7 @@ class Pool:
             raise ValueError(f"max_parameters must be at least 1, got {max_parameters}")
         if form == "merged":
             if len(names) != 1:
-                raise ValueError(
-                    f"form='merged' holds one class; {len(names)} were asked for: use form='gated'"
-                )
+                raise ValueError(f"form='merged' holds one class; {len(names)} were asked for: use form='gated'")
             tailor = next(tailor for tailor in self.tailors if names[0] in tailor.classes)
             model = merge(self.config, self.learngene, tailor, names[0], max_parameters, backbone)
         else:
@@ -152,9 +150,7 @@ class Pool:
         """A trainable model of all loaded classes."""
         names = self.loaded
         self._need(names or self.classes)
-        learngene, tailors, ranks, tailor_ranks = truncated(
-            self.config, self.learngene, self.tailors, names, None
-        )
+        learngene, tailors, ranks, tailor_ranks = truncated(self.config, self.learngene, self.tailors, names, None)
         return assemble(self.config, learngene, tailors, names, ranks, tailor_ranks, backbone)
 
     def transfer(
@@ -180,10 +176,7 @@ class Pool:
         if tailor_rank is None and first is None:
             raise ValueError("this pool has no class to take a tailor rank from: give tailor_rank")
         default = self.config.tailor_ranks_of(first) if first is not None else {}
-        ranks = {
-            t: default[t] if tailor_rank is None else self._new_rank(t, tailor_rank)
-            for t in self.config.ranks
-        }
+        ranks = {t: default[t] if tailor_rank is None else self._new_rank(t, tailor_rank) for t in self.config.ranks}
         fresh = [Tailor((name,), self._empty_tailor(ranks), self._null_rows()) for name in names]
         model = assemble(self.config, self.learngene, fresh, names, self.config.ranks, ranks, backbone)
         self._start_tailors(model, init, generator)
@@ -289,18 +282,13 @@ class Pool:
         return state
 
     def _null_rows(self) -> State:
-        return {
-            table: self.learngene[f"{table}.null_row"].unsqueeze(0).clone()
-            for table in self.config.label_tables
-        }
+        return {table: self.learngene[f"{table}.null_row"].unsqueeze(0).clone() for table in self.config.label_tables}
 
     def _start_tailors(self, model: Decomposable, init: str, generator: torch.Generator | None) -> None:
         table = model.bank.tailors
         with torch.no_grad():
             for layer in model.layers.values():
-                for learngene, tailor in zip(
-                    layer.learngene(), layer.tailor(table.views(table.rows)), strict=True
-                ):
+                for learngene, tailor in zip(layer.learngene(), layer.tailor(table.views(table.rows)), strict=True):
                     entries = learngene.u.shape[1] * learngene.v.shape[1]
                     energy = float(learngene.s.double().square().sum()) / entries  # canonical: |W|^2 / (I O)
                     fill_random(tailor, 0.1 * energy if init == "random" else 0.0, tailor.rank, generator)
@@ -312,9 +300,7 @@ def _known(config: PoolConfig, classes: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         if name not in config.classes:
             near = difflib.get_close_matches(name, config.classes, n=3) or list(config.classes)[:10]
-            raise ValueError(
-                f"no class {name!r} in this pool; nearest: {', '.join(map(repr, near)) or 'it is empty'}"
-            )
+            raise ValueError(f"no class {name!r} in this pool; nearest: {', '.join(map(repr, near)) or 'it is empty'}")
     return names
 
 
@@ -330,9 +316,7 @@ def _tailors_of(
     gate_map = cast("list[int]", model.bank.tailor_of.tolist())
     for index, state in enumerate(components):
         members = [label for label, row in enumerate(gate_map) if row == index]
-        rows = {
-            table: torch.stack([labels[label][table] for label in members]) for table in model.label_tables
-        }
+        rows = {table: torch.stack([labels[label][table] for label in members]) for table in model.label_tables}
         tailors.append(Tailor(tuple(names[label] for label in members), state, rows))
     return tailors
 

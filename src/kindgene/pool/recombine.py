@@ -73,23 +73,15 @@ def truncated(
         return learngene, [_resized_tailor(config, t, tailor_ranks) for t in used], config.ranks, tailor_ranks
     items, costs = [], 0
     for target, ranks in config.ranks.items():
-        own = [
-            layer_components(t.components, target, config.tailor_ranks_of(t.classes[0])[target]) for t in used
-        ]
+        own = [layer_components(t.components, target, config.tailor_ranks_of(t.classes[0])[target]) for t in used]
         for part, shared in enumerate(layer_components(learngene, target, ranks)):
             cost = shared.u.shape[1] + shared.v.shape[1] + 1
-            theirs = torch.stack(
-                [_squares(tailor[part].s, tailor_ranks[target][part]) for tailor in own]
-            ).mean(0)
+            theirs = torch.stack([_squares(tailor[part].s, tailor_ranks[target][part]) for tailor in own]).mean(0)
             squares = shared.s.double().square()
             whole = float(squares.sum() + theirs.sum())
+            items.append(Item((target, str(part), "learngene"), factored_choices(squares.tolist(), cost, whole)))
             items.append(
-                Item((target, str(part), "learngene"), factored_choices(squares.tolist(), cost, whole))
-            )
-            items.append(
-                Item(
-                    (target, str(part), "tailor"), factored_choices(theirs.tolist(), cost * len(used), whole)
-                )
+                Item((target, str(part), "tailor"), factored_choices(theirs.tolist(), cost * len(used), whole))
             )
             costs += shared.u.numel() + shared.v.numel() + shared.s.numel()
     fixed = sum(value.numel() for value in learngene.values()) - costs
@@ -120,9 +112,7 @@ def merge(
     items, shared_targets = [], 0
     for target, ranks in config.ranks.items():
         own = layer_components(tailor.components, target, tailor_ranks[target])
-        for part, (shared, extra) in enumerate(
-            zip(layer_components(learngene, target, ranks), own, strict=True)
-        ):
+        for part, (shared, extra) in enumerate(zip(layer_components(learngene, target, ranks), own, strict=True)):
             both = concatenate(shared, extra)
             outputs, inputs = both.u.shape[1], both.v.shape[1]
             if both.rank > min(inputs, outputs):
@@ -173,9 +163,7 @@ def widest_ranks(config: PoolConfig, classes: Sequence[str]) -> Ranks:
     }
 
 
-def _plain_target(
-    target: str, ranks: Sequence[int | None], parts: Sequence[Components], bias: Tensor | None
-) -> State:
+def _plain_target(target: str, ranks: Sequence[int | None], parts: Sequence[Components], bias: Tensor | None) -> State:
     """State-dict entries of one target in the form `ranks` (see models/low_rank.py)."""
     if all(rank is None for rank in ranks):
         state = {f"{target}.weight": torch.cat([compose(part.to(torch.float64)) for part in parts])}

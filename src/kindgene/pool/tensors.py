@@ -44,9 +44,7 @@ def read_checked(path: Path, sha256: str) -> tuple[State, dict[str, str]]:
     return tensors, metadata if isinstance(metadata, dict) else {}
 
 
-def check_tensors(
-    where: object, found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]
-) -> None:
+def check_tensors(where: object, found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
     """Raises ValueError naming the place and the first tensor that is missing, foreign or misshapen."""
     for key, shape in expected.items():
         if key not in found:

@@ -63,9 +63,7 @@ class DemoResult:
     settings: DemoSettings
     seed: int
     real: ArrayDataset
-    gate_images: (
-        Tensor  # [noises, 1 + base classes, C, H, W]: one noise a row; learngene alone, then each tailor
-    )
+    gate_images: Tensor  # [noises, 1 + base classes, C, H, W]: one noise a row; learngene alone, then each tailor
     models: dict[str, Measured] = field(default_factory=dict)
     curves: dict[str, tuple[float, ...]] = field(default_factory=dict)
     pool: Pool | None = None
@@ -110,9 +108,7 @@ def run_demo(
 
     # 1. Pre-train, once: decomposable, and the dense twin to compare with.
     model = _new_decomposable(settings, seed)
-    pretrained = _train(
-        model, base_data, settings, out / "pretrain", show("1/4 pre-train, decomposable"), seed=seed
-    )
+    pretrained = _train(model, base_data, settings, out / "pretrain", show("1/4 pre-train, decomposable"), seed=seed)
     dense = _new_dense(settings, seed)
     dense_run = _train(
         dense,
@@ -272,9 +268,7 @@ def _new_decomposable(settings: DemoSettings, seed: int) -> Decomposable:
         tailor_rank=settings.tailor_rank,
         targets=settings.targets,
     )
-    return make_decomposable(
-        _new_dense(settings, seed), config, generator=torch.Generator().manual_seed(seed)
-    )
+    return make_decomposable(_new_dense(settings, seed), config, generator=torch.Generator().manual_seed(seed))
 
 
 def _train(
@@ -379,9 +373,7 @@ def _own_folder(out: Path, seed: int, scale: str) -> Path:
     marker = {"demo": "kindgene", "seed": seed, "scale": scale, "version": __version__, "settings": settings}
     path = out / "demo.json"
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not path.exists())):
-        raise ValueError(
-            f"{out} exists and is not a demo's folder; choose another with --out (nothing was changed)"
-        )
+        raise ValueError(f"{out} exists and is not a demo's folder; choose another with --out (nothing was changed)")
     out.mkdir(parents=True, exist_ok=True)
     if path.exists() and ((out / REPORT_JSON).exists() or read_json(path) != marker):
         for name in OWN_FOLDERS:

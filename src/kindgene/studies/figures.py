@@ -47,9 +47,7 @@ def image_grid(
         if row == 0 and column_labels:
             axes.set_title(column_labels[column], fontsize=9, pad=3)
         if column == 0 and row_labels:
-            axes.text(
-                -0.15, 0.5, row_labels[row], transform=axes.transAxes, ha="right", va="center", fontsize=9
-            )
+            axes.text(-0.15, 0.5, row_labels[row], transform=axes.transAxes, ha="right", va="center", fontsize=9)
     return _uri(figure)
 
 
@@ -78,9 +76,7 @@ def spectra(pool: Pool) -> str:
         for target, part in places:
             shared = layer_components(pool.learngene, target, pool.config.ranks[target])[part].s
             own = [
-                layer_components(t.components, target, pool.config.tailor_ranks_of(t.classes[0])[target])[
-                    part
-                ].s
+                layer_components(t.components, target, pool.config.tailor_ranks_of(t.classes[0])[target])[part].s
                 for t in pool.tailors
             ]
             tailors = torch.stack(own).mean(0)
@@ -169,9 +165,7 @@ def _short(target: str, part: int, parts: int) -> str:
     """``blocks.0.attn.qkv`` part 1 -> ``0 k``; other names keep what follows the block number."""
     pieces = target.split(".")
     number = next((piece for piece in pieces if piece.isdigit()), "")
-    name = next((piece for piece in reversed(pieces) if not piece.isdigit()), target).replace(
-        "_modulation", ""
-    )
+    name = next((piece for piece in reversed(pieces) if not piece.isdigit()), target).replace("_modulation", "")
     if parts == len(PART_NAMES):
         name = PART_NAMES[part]
     elif parts > 1:

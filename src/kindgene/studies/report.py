@@ -44,7 +44,8 @@ def _goal(key: str) -> float | None:
 
 
 def _figures(result: DemoResult) -> dict[str, str]:
-    assert result.pool is not None and result.half is not None
+    assert result.pool is not None
+    assert result.half is not None
     noises, columns = result.gate_images.shape[:2]
     curves = result.curves
     points = {m.title: (m.row["parameters"], m.row["recognised"]) for m in result.models.values()}
@@ -60,9 +61,7 @@ def _figures(result: DemoResult) -> dict[str, str]:
         "losses": figures.loss_curves(
             {
                 "Pre-training on 0-5": {name: curves[name] for name in ("decomposable", "dense twin")},
-                "Transfer to 6-9": {
-                    name: curves[name] for name in ("KIND (tailors only)", "full fine-tuning")
-                },
+                "Transfer to 6-9": {name: curves[name] for name in ("KIND (tailors only)", "full fine-tuning")},
             }
         ),
         "spectra": figures.spectra(result.pool),
@@ -76,9 +75,7 @@ def _sample_grid(measured: Measured) -> str:
     """Up to ten samples a class, a class a row (two rows for a single class)."""
     classes = list(dict.fromkeys(measured.asked))
     each = min(10, len(measured.asked) // len(classes))
-    chosen = [
-        i for name in classes for i in _places(measured.asked, name)[: each if len(classes) > 1 else 2 * each]
-    ]
+    chosen = [i for name in classes for i in _places(measured.asked, name)[: each if len(classes) > 1 else 2 * each]]
     rows = len(chosen) // each
     labels = [measured.asked[chosen[row * each]] for row in range(rows)]
     return figures.image_grid(measured.images[chosen], rows, each, row_labels=labels)

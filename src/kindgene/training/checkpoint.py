@@ -107,17 +107,14 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if not isinstance(body, dict) or not isinstance(body.get("sha256"), dict):
         raise ValueError(f"{source}: is not a checkpoint's state")
     if body.get("format") != FORMAT:
-        raise ValueError(
-            f"{source}: is of format {body.get('format')!r}, this version of kindgene reads {FORMAT}"
-        )
+        raise ValueError(f"{source}: is of format {body.get('format')!r}, this version of kindgene reads {FORMAT}")
     if body.pop("check", None) != _digest(body):
         raise ValueError(f"{source}: has been damaged or changed (its own checksum does not match)")
     for name, expected in body["sha256"].items():
         found = files.sha256(path / f"{name}.safetensors")
         if found != expected:
             raise ValueError(
-                f"{path / name}.safetensors: is damaged or truncated: "
-                f"SHA-256 {found[:16]}…, expected {expected[:16]}…"
+                f"{path / name}.safetensors: is damaged or truncated: SHA-256 {found[:16]}…, expected {expected[:16]}…"
             )
     return Checkpoint(path, body["step"], body["state"], tuple(body["sha256"]))
 
@@ -126,9 +123,7 @@ def _all(folder: Path) -> list[Path]:
     """Checkpoint folders by step, the latest first."""
     if not folder.is_dir():
         return []
-    found = [
-        (match, path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name)) and path.is_dir()
-    ]
+    found = [(match, path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name)) and path.is_dir()]
     return [path for _, path in sorted(((int(match[1]), path) for match, path in found), reverse=True)]
 
 

@@ -58,9 +58,7 @@ class TrainConfig:
         if self.seed >= 2**64:
             raise ValueError(f"seed must be below 2**64, got {self.seed}")
         if self.warmup_steps > self.steps:
-            raise ValueError(
-                f"warmup_steps is {self.warmup_steps}, more than the {self.steps} steps there are"
-            )
+            raise ValueError(f"warmup_steps is {self.warmup_steps}, more than the {self.steps} steps there are")
         if self.gradient_accumulation_steps > self.batch_size:
             raise ValueError(
                 f"gradient_accumulation_steps is {self.gradient_accumulation_steps}, "
@@ -101,9 +99,7 @@ def _whole(name: str, value: object, lowest: int) -> None:
         raise ValueError(f"{name} must be a whole number of at least {lowest}, got {value!r}")
 
 
-def _within(
-    name: str, value: object, low: float, high: float, *, low_too: bool = True, high_too: bool = False
-) -> None:
+def _within(name: str, value: object, low: float, high: float, *, low_too: bool = True, high_too: bool = False) -> None:
     good = type(value) in (int, float) and low <= value <= high  # type: ignore[operator]
     if not good or (value == low and not low_too) or (value == high and not high_too):
         ends = f"{'[' if low_too else '('}{low:g}, {high:g}{']' if high_too else ')'}"

@@ -59,9 +59,7 @@ class EMA:
             average = mine.average.index_select(0, present)
             old = gathered.values.detach()[: gathered.count]
             average = _catch_up(average, old, before - mine.last[present.cpu()])
-            average = torch.lerp(
-                average, tables[name].rows.index_select(0, present).to(average.dtype), 1.0 - decay
-            )
+            average = torch.lerp(average, tables[name].rows.index_select(0, present).to(average.dtype), 1.0 - decay)
             mine.average.index_copy_(0, present, average)
             mine.last.index_fill_(0, present.cpu(), self.log_decay)
 
@@ -99,9 +97,7 @@ class EMA:
             raise ValueError(f"{source}: {wrong[0]} is {'missing' if wrong[0] in mine else 'unexpected'}")
         for name, value in mine.items():
             if value.shape != state[name].shape:
-                raise ValueError(
-                    f"{source}: {name} has shape {list(state[name].shape)}, expected {list(value.shape)}"
-                )
+                raise ValueError(f"{source}: {name} has shape {list(state[name].shape)}, expected {list(value.shape)}")
             value.copy_(state[name])
         self.log_decay, self.steps = float(state["log_decay"]), int(state["steps"])
 
@@ -114,9 +110,7 @@ def averaged_weights(state: Mapping[str, Tensor], weights: Mapping[str, Tensor])
         if key.startswith("average."):
             name = key.removeprefix("average.")
             last = state.get(f"last.{name}")
-            averages[name] = (
-                average if last is None else _catch_up(average, weights[name], state["log_decay"] - last)
-            )
+            averages[name] = average if last is None else _catch_up(average, weights[name], state["log_decay"] - last)
     return averages
 
 

@@ -36,9 +36,7 @@ def row_tables(model: nn.Module) -> dict[str, RowTable]:
     """The tables whose rows are to be trained, by the state-dict name of their rows."""
     if not isinstance(model, Decomposable):
         return {}
-    return {
-        f"bank.{name}.rows": table for name, table in model.bank.tables.items() if table.rows.requires_grad
-    }
+    return {f"bank.{name}.rows": table for name, table in model.bank.tables.items() if table.rows.requires_grad}
 
 
 def gathered_tables(model: nn.Module, rows: GatheredRows | None) -> dict[str, GatheredTable]:
@@ -157,14 +155,10 @@ class ModelAdamW:
                 continue
             assert self.adamw is not None
             step = _take(left, f"step.{name}", torch.Size(()), source).to(parameter.device)
-            moments = {
-                key: _take(left, f"{key}.{name}", parameter.shape, source).to(parameter) for key in _MOMENTS
-            }
+            moments = {key: _take(left, f"{key}.{name}", parameter.shape, source).to(parameter) for key in _MOMENTS}
             self.adamw.state[parameter] = {"step": step, **moments}
         if left:
-            raise ValueError(
-                f"{source}: unexpected {', '.join(sorted(left)[:3])}; it belongs to another model"
-            )
+            raise ValueError(f"{source}: unexpected {', '.join(sorted(left)[:3])}; it belongs to another model")
 
 
 def _take(state: dict[str, Tensor], key: str, shape: torch.Size, source: str) -> Tensor:

@@ -67,8 +67,7 @@ class RunFolder:
         there = any(path.exists() for path in (run.description, run.checkpoints, run.log))
         if there and not resume:
             raise ValueError(
-                f"{run.path} holds a run already: pass resume=True (--resume) to continue it, "
-                "or give another folder"
+                f"{run.path} holds a run already: pass resume=True (--resume) to continue it, or give another folder"
             )
         if resume and not there:
             raise ValueError(f"{run.path} holds no run to resume: start one without resume")
@@ -120,9 +119,7 @@ class RunFolder:
         files.write_bytes(self.log, b"".join(kept))
 
 
-def identity_of(
-    model: nn.Module, dataset: Dataset, config: TrainConfig, path: DiffusionPath
-) -> dict[str, Any]:
+def identity_of(model: nn.Module, dataset: Dataset, config: TrainConfig, path: DiffusionPath) -> dict[str, Any]:
     """What makes a run this run and no other, as plain data."""
     backbone = cast(Any, model).config
     settings = dict(backbone) if isinstance(backbone, Mapping) else backbone.to_dict()
@@ -143,11 +140,7 @@ def identity_of(
 def data_fingerprint(dataset: Dataset) -> dict[str, Any]:
     """Size, class names, SHA-256 of all labels and of the images (at most 4,096, evenly spaced)."""
     count = len(dataset.labels)
-    indices = (
-        torch.arange(count)
-        if count <= _IMAGES_HASHED
-        else torch.arange(_IMAGES_HASHED) * count // _IMAGES_HASHED
-    )
+    indices = torch.arange(count) if count <= _IMAGES_HASHED else torch.arange(_IMAGES_HASHED) * count // _IMAGES_HASHED
     images = hashlib.sha256()
     for part in indices.split(256):
         images.update(dataset.batch(part).contiguous().numpy().tobytes())
@@ -163,9 +156,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -
     """Fills a model's whole state. Raises ValueError naming `source` and the first key that does not fit."""
     mine = model.state_dict()
     for key in sorted(mine.keys() ^ weights.keys()):
-        raise ValueError(
-            f"{source}: {key} is {'missing' if key in mine else 'unexpected'}; it is of another model"
-        )
+        raise ValueError(f"{source}: {key} is {'missing' if key in mine else 'unexpected'}; it is of another model")
     for key, value in mine.items():
         if (weights[key].shape, weights[key].dtype) != (value.shape, value.dtype):
             raise ValueError(
@@ -175,9 +166,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -
     model.load_state_dict(dict(weights), strict=True)
 
 
-def load_checkpoint_model(
-    out: str | os.PathLike[str], model: nn.Module, weights: Literal["ema", "raw"] = "ema"
-) -> int:
+def load_checkpoint_model(out: str | os.PathLike[str], model: nn.Module, weights: Literal["ema", "raw"] = "ema") -> int:
     """Fills `model` from the latest checkpoint of the run in `out`, sets it to eval, and returns the step.
 
     Raises ValueError for a folder without a whole checkpoint, a model of another shape, and EMA weights of a
@@ -209,9 +198,7 @@ def _check_same(checkpoint: Checkpoint, now: Mapping[str, Any]) -> None:
     keys = sorted(before.keys() | after.keys())
     changed = [key for key in keys if key not in free and before.get(key) != after.get(key)]
     if changed:
-        told = "; ".join(
-            f"{key} was {_short(before.get(key))}, is {_short(after.get(key))}" for key in changed[:5]
-        )
+        told = "; ".join(f"{key} was {_short(before.get(key))}, is {_short(after.get(key))}" for key in changed[:5])
         raise ValueError(f"{checkpoint.path} is of another run and cannot be continued so: {told}")
     if now["config"]["steps"] < checkpoint.step:
         raise ValueError(f"{checkpoint.path} is further than the {now['config']['steps']} steps asked for")
@@ -221,9 +208,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         return {prefix: value}
     return {
-        key: leaf
-        for name, part in value.items()
-        for key, leaf in _flat(part, f"{prefix}.{name}".lstrip(".")).items()
+        key: leaf for name, part in value.items() for key, leaf in _flat(part, f"{prefix}.{name}".lstrip(".")).items()
     }
 
 

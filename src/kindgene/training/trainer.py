@@ -119,9 +119,7 @@ class _Run:
     ) -> None:
         self.model, self.dataset, self.config, self.path = model, dataset, config, path
         self.accelerator, self.folder, self.identity = accelerator, folder, identity
-        self.dtype = next(
-            parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()
-        )
+        self.dtype = next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
         self.optimizer = ModelAdamW(model, betas=config.betas, weight_decay=config.weight_decay)
         self.ema = EMA(model, config.ema_decay) if config.ema_decay > 0 else None
         self.step, self.seconds = 0, 0.0
@@ -309,9 +307,7 @@ def _check(model: nn.Module, dataset: Dataset, config: TrainConfig) -> None:
     if facts.null_class is None:
         raise ValueError("this model has no null label: set label_drop=0")
     if isinstance(model, Decomposable) and not shared_parameters(model):
-        raise ValueError(
-            "the learngene is frozen, so samples without a label would train nothing: set label_drop=0"
-        )
+        raise ValueError("the learngene is frozen, so samples without a label would train nothing: set label_drop=0")
 
 
 @contextmanager
