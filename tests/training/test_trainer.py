@@ -229,7 +229,7 @@ def test_only_tailors_move_with_a_frozen_learngene() -> None:
     model.freeze_learngene()
     shared = {name: value.clone() for name, value in model.module.state_dict().items()}
     rows = model.bank.tailors.rows.detach().clone()
-    with pytest.raises(ValueError, match="the learngene is frozen.*label_drop=0"):
+    with pytest.raises(ValueError, match=r"the learngene is frozen.*label_drop=0"):
         train(model, data(), CONFIG)
     train(model, data(), replace(CONFIG, label_drop=0.0))
     assert all(torch.equal(value, shared[name]) for name, value in model.module.state_dict().items())

@@ -70,7 +70,9 @@ class RowTable(nn.Module):
     def views(self, values: Tensor) -> dict[str, Tensor]:
         """Named pieces [R, *shape] of values [R, P]; one split, so that its backward is one concatenation."""
         pieces = values.split(self.sizes, dim=1)
-        return {name: piece.unflatten(1, shape) for (name, shape), piece in zip(self.shapes.items(), pieces, strict=False)}
+        return {
+            name: piece.unflatten(1, shape) for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)
+        }
 
     def row(self, index: int) -> dict[str, Tensor]:
         """Named pieces [*shape] of one row: views, detached; writing to them writes to the bank."""
@@ -141,7 +143,8 @@ class TailorBank(nn.Module):
         weight = weight.to(self.tailors.rows.dtype)
         tailors = self.tailor_of[classes]
         if rows is None:
-            tailor_values, label_values = self.tailors.rows, self.labels.rows
+            tailor_values: Tensor = self.tailors.rows
+            label_values: Tensor = self.labels.rows
             tailor_index, label_index = tailors, classes
         else:
             tailor_values, label_values = rows.tailors.values, rows.labels.values
@@ -181,7 +184,8 @@ class TailorBank(nn.Module):
             low, high = int(labels.min()), int(labels.max())
             if low < 0 or high > classes:
                 raise ValueError(
-                    f"labels must be 0..{classes - 1}, or {classes} for the null class; found {low if low < 0 else high}"
+                    f"labels must be 0..{classes - 1}, or {classes} for the null class; "
+                    f"found {low if low < 0 else high}"
                 )
 
 

@@ -52,11 +52,13 @@ def pad(components: Components, rank: int) -> Components:
 
 def concatenate(first: Components, second: Components) -> Components:
     """Components of the sum of two matrices, exactly: one set after the other."""
-    return Components(*(torch.cat([a, b], dim=a.dim() - (1 if a is first.s else 2)) for a, b in zip(first, second, strict=False)))
+    return Components(
+        *(torch.cat([a, b], dim=a.dim() - (1 if a is first.s else 2)) for a, b in zip(first, second, strict=True))
+    )
 
 
 def canonical(components: Components) -> Components:
-    """The canonical form: the same matrix, u and v orthonormal, s >= 0 and descending, largest |entry| of each u positive.
+    """The canonical form: the same matrix; u, v orthonormal, s >= 0 and descending, largest |entry| of each u positive.
 
     QR of U and of V, then the SVD of the small [R, R] core, in float64 (ours; DESIGN "Canonical form"). The result is
     float64. R must not exceed min(I, O).
@@ -74,7 +76,7 @@ def canonical(components: Components) -> Components:
 
 
 def from_matrix(weight_OI: Tensor, rank: int) -> Components:
-    """The best `rank` components of a matrix [..., O, I], canonical, float64 (Eckart-Young; exact at rank min(I, O))."""
+    """The best `rank` components of a matrix [..., O, I], canonical, float64 (Eckart-Young; exact at full rank)."""
     u, s, vt = torch.linalg.svd(weight_OI.to(torch.float64), full_matrices=False)
     return truncate(_fix_signs(Components(u.mT.contiguous(), s, vt)), rank)
 

@@ -228,8 +228,8 @@ def _default_init(module: nn.Module) -> str:
     """ "random" for a model that says it is fresh (our DiT); weights are never thrown away without being told to."""
     if getattr(module, "weights_loaded", True):
         raise ValueError(
-            "this model's weights were loaded, or it cannot tell: say init='svd' to keep them (the learngene takes their "
-            "best part, tailors start at zero), or init='random' to replace them by fresh components"
+            "this model's weights were loaded, or it cannot tell: say init='svd' to keep them (the learngene takes "
+            "their best part, tailors start at zero), or init='random' to replace them by fresh components"
         )
     return "random"
 
@@ -270,9 +270,9 @@ def _fill(layer: KindLinear, bank: TailorBank, weight_OI: Tensor, init: str, gen
     """Gives one layer's learngene and tailors their first values."""
     tailors = layer.tailor(bank.tailors.views(bank.tailors.rows))
     weights = weight_OI.chunk(layer.parts)
-    for learngene, tailor, weight in zip(layer.learngene(), tailors, weights, strict=False):
+    for learngene, tailor, weight in zip(layer.learngene(), tailors, weights, strict=True):
         if init == "svd":
-            for factor, value in zip(learngene, from_matrix(weight, learngene.rank), strict=False):
+            for factor, value in zip(learngene, from_matrix(weight, learngene.rank), strict=True):
                 factor.copy_(value)
             fill_random(tailor, 0.0, 1, generator)
         else:

@@ -82,7 +82,7 @@ class Decomposable(nn.Module):
         return {name: child for name, child in self.module.named_modules() if isinstance(child, ClassRows)}
 
     def freeze_learngene(self) -> Decomposable:
-        """Makes all that is shared untrainable (null row included): what is left to train are tailors and label rows."""
+        """Makes all that is shared untrainable (null row included): tailors and label rows are left to train."""
         self.module.requires_grad_(False)
         return self
 
@@ -91,9 +91,9 @@ class Decomposable(nn.Module):
         enable = getattr(self.module, "enable_gradient_checkpointing", None)
         if enable is None:
             raise ValueError(
-                f"{type(self.module).__name__} does not follow diffusers' checkpointing protocol; turn its own checkpointing "
-                "on with use_reentrant=False and context_fn=model.gate.checkpoint_contexts (transformers: "
-                "gradient_checkpointing_enable(gradient_checkpointing_kwargs={...}))"
+                f"{type(self.module).__name__} does not follow diffusers' checkpointing protocol; turn its own "
+                "checkpointing on with use_reentrant=False and context_fn=model.gate.checkpoint_contexts "
+                "(transformers: gradient_checkpointing_enable(gradient_checkpointing_kwargs={...}))"
             )
         enable(self.gate.checkpoint)
 

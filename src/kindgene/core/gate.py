@@ -117,8 +117,8 @@ class Gate:
         """Opens the gate for one forward. A forward within a forward of the same model is an error."""
         if self.is_open():
             raise GateError(
-                "the class gate is open already: this model is being called inside `with model.gate(...)` or inside its "
-                "own forward, with labels of its own. Give the labels in one place only"
+                "the class gate is open already: this model is being called inside `with model.gate(...)` or inside "
+                "its own forward, with labels of its own. Give the labels in one place only"
             )
         with self._pushed(selection):
             yield
@@ -143,13 +143,13 @@ class Gate:
             self._publish(last=not stack)
 
     def checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """``context_fn`` for torch.utils.checkpoint (use_reentrant=False): the forward's selection, again in backward."""
+        """``context_fn`` for torch.utils.checkpoint (not reentrant): the forward's selection, again in backward."""
         selection = self.current("a checkpointed function")
         return _nothing(), self._pushed(selection)
 
     @property
     def checkpoint(self) -> Callable[..., Any]:
-        """torch.utils.checkpoint.checkpoint that restores this gate; for diffusers' ``enable_gradient_checkpointing``."""
+        """torch.utils.checkpoint that restores this gate; for diffusers' ``enable_gradient_checkpointing``."""
         return functools.partial(self._checkpoint)
 
     def _checkpoint(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -80,8 +80,8 @@ class KindLinear(nn.Module):
         selection = self.gate.current(self.name)
         if x.shape[0] != selection.batch:
             raise ValueError(
-                f"layer {self.name}: the leading dimension of its input is {x.shape[0]}, the gate was opened for a batch "
-                f"of {selection.batch}; a layer that reshapes the batch away cannot be a target"
+                f"layer {self.name}: the leading dimension of its input is {x.shape[0]}, the gate was opened for a "
+                f"batch of {selection.batch}; a layer that reshapes the batch away cannot be a target"
             )
         x_BTI = x.reshape(x.shape[0], -1, x.shape[-1])
         shared = self._learngene_product(x_BTI)
@@ -96,7 +96,7 @@ class KindLinear(nn.Module):
         scaled_u = self.u * self.s.unsqueeze(1)
         biases = [None] * self.parts if self.bias is None else self.bias.chunk(self.parts)
         outputs = []
-        for h, u, bias in zip(h_XG.split(self.ranks, dim=1), scaled_u.split(self.ranks), biases, strict=False):
+        for h, u, bias in zip(h_XG.split(self.ranks, dim=1), scaled_u.split(self.ranks), biases, strict=True):
             y = h @ u if bias is None else torch.addmm(bias, h, u)
             outputs.append(y.view(batch, tokens, -1))
         return outputs
@@ -107,12 +107,14 @@ class KindLinear(nn.Module):
         index = selection.tailor_index.flatten()
         most = selection.tailor_index.shape[1]
         own = {factor: selection.tailors[f"{self.name}.{factor}"].index_select(0, index) for factor in "vus"}
-        for v, u, s in zip(self._chunks(own["v"]), self._chunks(own["u"]), self._chunks(own["s"].unsqueeze(-1)), strict=False):
+        for v, u, s in zip(
+            self._chunks(own["v"]), self._chunks(own["u"]), self._chunks(own["s"].unsqueeze(-1)), strict=True
+        ):
             scale_BMNK = s.view(batch, most, self.parts, CHUNK) * selection.weight[:, :, None, None]
             h = torch.bmm(x_BTI, v.view(batch, -1, self.in_features).mT)  # [B, T, M*N*K]
             h_BTMNK = h.view(batch, tokens, *scale_BMNK.shape[1:]) * scale_BMNK.unsqueeze(1)
             u_BMNKO = u.view(*scale_BMNK.shape, self.part_features)
-            for y, h_BTMK, u_BMKO in zip(outputs, h_BTMNK.unbind(3), u_BMNKO.unbind(2), strict=False):
+            for y, h_BTMK, u_BMKO in zip(outputs, h_BTMNK.unbind(3), u_BMNKO.unbind(2), strict=True):
                 left = h_BTMK.reshape(batch, tokens, -1).to(y.dtype)
                 y.baddbmm_(left, u_BMKO.reshape(batch, -1, self.part_features).to(y.dtype))
         return outputs
@@ -171,11 +173,13 @@ def split_parts(components: Components, ranks: Sequence[int]) -> list[Components
     u, s, v = components
     return [
         Components(*piece)
-        for piece in zip(u.split(list(ranks), dim=-2), s.split(list(ranks), dim=-1), v.split(list(ranks), dim=-2), strict=False)
+        for piece in zip(
+            u.split(list(ranks), dim=-2), s.split(list(ranks), dim=-1), v.split(list(ranks), dim=-2), strict=True
+        )
     ]
 
 
 def join_parts(parts: Sequence[Components]) -> Components:
     """The inverse of `split_parts`."""
-    us, ss, vs = zip(*parts, strict=False)
+    us, ss, vs = zip(*parts, strict=True)
     return Components(torch.cat(us, -2), torch.cat(ss, -1), torch.cat(vs, -2))

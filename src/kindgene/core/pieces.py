@@ -86,7 +86,7 @@ def with_components(state: State, name: str, parts: Sequence[Components]) -> Sta
 
 
 def canonical_state(state: State, ranks: Ranks) -> State:
-    """Every target of a learngene or a tailor in canonical form (computed in float64, returned in the state's dtype)."""
+    """Every target of a learngene or a tailor in canonical form (float64 inside, the state's dtype outside)."""
     for name, target_ranks in ranks.items():
         dtype = state[f"{name}.s"].dtype
         parts = [canonical(part).to(dtype) for part in layer_components(state, name, target_ranks)]

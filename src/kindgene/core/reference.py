@@ -30,7 +30,7 @@ def weight_reference(layer: KindLinear, pieces_of: dict[int, dict[str, Tensor]],
     """The dense matrix [O, I] of a layer for one sample whose gate gives tailor n the weight gate[n]."""
     parts = []
     start, tailor_start = 0, 0
-    for rank, tailor_rank in zip(layer.ranks, layer.tailor_ranks, strict=False):
+    for rank, tailor_rank in zip(layer.ranks, layer.tailor_ranks, strict=True):
         own = slice(start, start + rank)
         weight = compose_reference(layer.u[own], layer.s[own], layer.v[own])
         theirs = slice(tailor_start, tailor_start + tailor_rank)
@@ -78,7 +78,7 @@ def sample_weights(model: Decomposable, gate: dict[int, Tensor]) -> dict[str, Te
     pieces_of = {
         row: {name: view[0] for name, view in tailors.views(tailors.rows[row : row + 1]).items()} for row in by_tailor
     }
-    weights = {
+    weights: dict[str, Tensor] = {
         name: value
         for name, value in own.items()
         if name.rpartition(".")[0] not in layers and name.rpartition(".")[0] not in tables

@@ -47,9 +47,9 @@ def count_macs(model: nn.Module, shape: tuple[int, int, int] | None = None) -> i
     model.eval()
     try:
         # Attention by its definition: the fused CPU kernel is an operator that the counter does not know.
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-            with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
-                model(x, label, label)
+        counter = FlopCounterMode(display=False, custom_mapping=in_place)
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+            model(x, label, label)
     finally:
         model.train(was_training)
     return int(counter.get_total_flops()) // 2

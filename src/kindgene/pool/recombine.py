@@ -144,12 +144,12 @@ def merge(
     state = {key: value for key, value in learngene.items() if not _of_target(key, config)}
     for table, row in tailor.row_of(name).items():
         state[f"{table}.weight"] = row.unsqueeze(0)
-    for target, ranks in form.items():
+    for target, forms in form.items():
         kept = [
             parts[target, str(i)] if rank is None else truncate(parts[target, str(i)], rank)
-            for i, rank in enumerate(ranks)
+            for i, rank in enumerate(forms)
         ]
-        state.update(_plain_target(target, ranks, kept, learngene.get(f"{target}.bias")))
+        state.update(_plain_target(target, forms, kept, learngene.get(f"{target}.bias")))
     module.load_state_dict({key: value.to(dtype) for key, value in state.items()}, strict=True)
     return module
 

@@ -252,13 +252,14 @@ class _Bench:
 def _new_dense(settings: DemoSettings, seed: int, classes: Sequence[str] = BASE) -> DiT:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return DiT.from_preset(
+        dense: DiT = DiT.from_preset(
             settings.preset,
             num_classes=len(classes),
             class_names=list(classes),
             prediction=settings.prediction,
             schedule=settings.schedule,
         )
+        return dense
 
 
 def _new_decomposable(settings: DemoSettings, seed: int) -> Decomposable:

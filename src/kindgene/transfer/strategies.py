@@ -1,21 +1,21 @@
 """Transfer strategies under one interface: a model for new classes, ready to train, and what of it is trained.
 
 KIND (DESIGN section 4): the learngene stays, new tailors and label rows are trained, label drop is 0 because the null
-class is the learngene, which does not change. Full fine-tuning of a dense model, to compare with: everything is trained.
+class is the learngene, which does not change. Full fine-tuning of a dense model, to compare with: all is trained.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
 
 from kindgene.core.config import Rank
 from kindgene.models.dit import DiT
-from kindgene.pool.config import check_class_names
+from kindgene.pool.fresh import TailorStart
+from kindgene.pool.names import check_class_names
 from kindgene.pool.pool import Pool
 
 
@@ -38,11 +38,11 @@ def kind_transfer(
     class_names: Sequence[str],
     tailor_rank: Rank | None = None,
     *,
-    init: Literal["zero", "random"] = "zero",
+    start: TailorStart = "random",
     generator: torch.Generator | None = None,
 ) -> Transfer:
     """KIND: frozen learngene, fresh tailors (see `Pool.transfer`)."""
-    model = pool.transfer(class_names, tailor_rank, init=init, generator=generator)
+    model = pool.transfer(class_names, tailor_rank, start=start, generator=generator)
     return Transfer("kind", model, label_drop=0.0)
 
 
