@@ -9,13 +9,13 @@ x_i + b. A matrix that a model fuses (qkv) is N matrices, each with components o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kindgene.core.components import Components
+from kindgene.core.components import Components, compose
 from kindgene.core.gate import Gate, Selection
 
 CHUNK = 8
@@ -26,8 +26,11 @@ class KindLinear(nn.Module):
     """A linear layer kept as learngene components; the tailors' come from the bank, through the gate.
 
     `ranks` and `tailor_ranks` hold one number a part. Parameters: ``v`` [sum G, I], ``s`` [sum G], ``u`` [sum G, O/N]
-    (parts one after the other) and ``bias`` [O].
+    (parts one after the other) and ``bias`` [O]. In a recombined model the learngene of some parts may be kept as dense
+    matrices (`keep_dense`): their rank is None and they are ``weight`` [dense parts * O/N, I].
     """
+
+    ranks: tuple[int | None, ...]
 
     def __init__(
         self,
@@ -46,11 +49,13 @@ class KindLinear(nn.Module):
         self.in_features, self.out_features = in_features, out_features
         self.ranks, self.tailor_ranks = tuple(ranks), tuple(tailor_ranks)
         self.gate, self.name = gate, name
-        total = sum(self.ranks)
+        total = sum(ranks)
         self.v = nn.Parameter(torch.zeros(total, in_features, device=device, dtype=dtype))
         self.s = nn.Parameter(torch.zeros(total, device=device, dtype=dtype))
         self.u = nn.Parameter(torch.zeros(total, self.part_features, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.zeros(out_features, device=device, dtype=dtype)) if bias else None
+        self.weight: nn.Parameter | None
+        self.register_parameter("weight", None)
 
     @property
     def parts(self) -> int:
@@ -68,9 +73,29 @@ class KindLinear(nn.Module):
         shapes = {"v": (total, self.in_features), "u": (total, self.part_features), "s": (total,)}
         return {f"{self.name}.{factor}": shape for factor, shape in shapes.items()}
 
+    @property
+    def component_ranks(self) -> tuple[int, ...]:
+        """Ranks of the parts whose learngene is kept as components: all of them, unless some were made dense."""
+        return tuple(rank for rank in self.ranks if rank is not None)
+
     def learngene(self) -> list[Components]:
-        """The learngene's components of each part (views of the parameters)."""
-        return split_parts(Components(self.u, self.s, self.v), self.ranks)
+        """The learngene's components of each part that has them (views of the parameters)."""
+        return split_parts(Components(self.u, self.s, self.v), self.component_ranks)
+
+    @torch.no_grad()
+    def keep_dense(self, parts: Collection[int]) -> None:
+        """Turns the learngene of these parts into dense matrices: for static models, where that costs less."""
+        assert None not in self.ranks, "some parts are dense already"
+        dense, kept = [], []
+        for index, components in enumerate(self.learngene()):
+            if index in parts:
+                dense.append(compose(components.to(torch.float64)).to(self.v.dtype))
+            else:
+                kept.append(components)
+        self.ranks = tuple(None if index in parts else rank for index, rank in enumerate(self.ranks))
+        left = join_parts(kept) if kept else Components(self.u[:0], self.s[:0], self.v[:0])
+        for name, value in (*left._asdict().items(), ("weight", torch.cat(dense))):
+            setattr(self, name, nn.Parameter(value.clone(), requires_grad=self.v.requires_grad))
 
     def tailor(self, pieces: dict[str, Tensor]) -> list[Components]:
         """A tailor's (or several tailors') components of each part, out of named pieces."""
@@ -92,14 +117,26 @@ class KindLinear(nn.Module):
     def _learngene_product(self, x_BTI: Tensor) -> list[Tensor]:
         """Each part's (x V_G) diag(s_G) U_G^T + b, [B, T, O/N]; s is folded into U, which is smaller than x V."""
         batch, tokens, _ = x_BTI.shape
-        h_XG = x_BTI.reshape(batch * tokens, -1) @ self.v.mT
-        scaled_u = self.u * self.s.unsqueeze(1)
+        x_XI = x_BTI.reshape(batch * tokens, -1)
         biases = [None] * self.parts if self.bias is None else self.bias.chunk(self.parts)
         outputs = []
-        for h, u, bias in zip(h_XG.split(self.ranks, dim=1), scaled_u.split(self.ranks), biases, strict=True):
-            y = h @ u if bias is None else torch.addmm(bias, h, u)
+        for (left, right), bias in zip(self._learngene_factors(x_XI), biases, strict=True):
+            y = left @ right if bias is None else torch.addmm(bias, left, right)
             outputs.append(y.view(batch, tokens, -1))
         return outputs
+
+    def _learngene_factors(self, x_XI: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Each part's last product: x V_G [X, G] and diag(s_G) U_G^T [G, O/N]; of a dense part x [X, I] and W^T."""
+        ranks = self.component_ranks
+        factors = []
+        if ranks:
+            h_XG = x_XI @ self.v.mT
+            factors = list(zip(h_XG.split(ranks, dim=1), (self.u * self.s.unsqueeze(1)).split(ranks), strict=True))
+        if self.weight is not None:
+            dense = iter(self.weight.split(self.part_features))
+            thin = iter(factors)
+            factors = [(x_XI, next(dense).mT) if rank is None else next(thin) for rank in self.ranks]
+        return factors
 
     def _add_tailors(self, outputs: list[Tensor], x_BTI: Tensor, selection: Selection) -> list[Tensor]:
         """Adds each sample's own (x V_c) diag(a s_c) U_c^T to each part's output, CHUNK components at a time."""

@@ -29,17 +29,23 @@ def compose_reference(u: Tensor, s: Tensor, v: Tensor) -> Tensor:
 def weight_reference(layer: KindLinear, pieces_of: dict[int, dict[str, Tensor]], gate: dict[int, Tensor]) -> Tensor:
     """The dense matrix [O, I] of a layer for one sample whose gate gives tailor n the weight gate[n]."""
     parts = []
-    start, tailor_start = 0, 0
+    start, tailor_start, dense_start = 0, 0, 0
     for rank, tailor_rank in zip(layer.ranks, layer.tailor_ranks, strict=True):
-        own = slice(start, start + rank)
-        weight = compose_reference(layer.u[own], layer.s[own], layer.v[own])
+        if rank is None:  # kept dense
+            assert layer.weight is not None
+            weight = layer.weight[dense_start : dense_start + layer.part_features]
+            dense_start += layer.part_features
+        else:
+            own = slice(start, start + rank)
+            weight = compose_reference(layer.u[own], layer.s[own], layer.v[own])
+            start += rank
         theirs = slice(tailor_start, tailor_start + tailor_rank)
         for index, amount in gate.items():
             pieces = pieces_of[index]
             u, s, v = (pieces[f"{layer.name}.{factor}"][theirs] for factor in "usv")
             weight = weight + amount * compose_reference(u, s, v)
         parts.append(weight)
-        start, tailor_start = start + rank, tailor_start + tailor_rank
+        tailor_start += tailor_rank
     return torch.cat(parts)
 
 

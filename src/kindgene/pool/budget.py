@@ -1,97 +1,142 @@
-"""What a recombined model costs, and how it is made to cost less: an exact cost model and a planner.
+"""The planner: which components to keep so that a model fits its budget and loses least.
 
-A part is one matrix of one target (q of a fused qkv, say), I in, O out. A component costs I + O + 1 numbers in the
-gated form (u, v and s) and I + O in the merged form (s folded in); a merged part is a dense matrix where that is
-cheaper. Pools are canonical, so ranks are prefixes and the energy of what is dropped is a sum of squared singular
-values (Eckart-Young). The planner is ours: greedy, always the step that loses the least relative energy of its matrix,
-so that all matrices end with about the same relative error. (Dividing by the numbers saved, or taking absolute
-energies, starved some matrices: measured on digits, docs/method.md.)
+Every part offers a list of choices from the dearest, which loses nothing, to the cheapest. The planner (ours) is
+greedy: as long as a limit is broken it takes the step with the least loss, per unit of what is broken where losses can
+be added up over matrices (measured on data), as such where they cannot (shares of each matrix's own energy: then all
+matrices end with about the same relative error). What a last, large step freed too much is given back where it gains
+most.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
+from kindgene.pool.cost import Rank
+
+RESOURCES = ("parameters", "macs", "bytes")
+
+Floats = npt.NDArray[np.float64]
+
 
 @dataclass(frozen=True)
-class Choice:
-    """One way to keep something: a rank, or None for the dense matrix; what it costs and the energy it loses."""
+class Budget:
+    """Limits of a model; None: no limit. `max_macs` counts multiply-adds of one forward of one sample.
 
-    rank: int | None
-    parameters: int
-    loss: float
-
-
-@dataclass(frozen=True)
-class Item:
-    """Something whose rank is chosen: key names it; choices from the dearest (nothing lost) to the cheapest."""
-
-    key: tuple[str, ...]
-    choices: tuple[Choice, ...]
-
-
-def factored_choices(squares: Sequence[float], cost: int, whole: float) -> tuple[Choice, ...]:
-    """Ranks R..1 of a part kept as components at `cost` numbers each; losses are shares of the energy `whole`."""
-    rank = len(squares)
-    tails = _tails(squares, whole)
-    return tuple(Choice(kept, kept * cost, tails[kept]) for kept in range(rank, 0, -1))
-
-
-def merged_choices(squares: Sequence[float], inputs: int, outputs: int, whole: float) -> tuple[Choice, ...]:
-    """Ranks of a merged part, from its full rank down; the dense matrix first where that is the cheaper whole."""
-    tails = _tails(squares, whole)
-    dense, pair = inputs * outputs, inputs + outputs
-    full = len(squares)
-    choices = [Choice(full, full * pair, 0.0) if full * pair < dense else Choice(None, dense, 0.0)]
-    choices += [
-        Choice(kept, kept * pair, tails[kept]) for kept in range(full - 1, 0, -1) if kept * pair < choices[0].parameters
-    ]
-    return tuple(choices)
-
-
-def plan(items: Sequence[Item], fixed: int, max_parameters: int | None) -> dict[tuple[str, ...], int | None]:
-    """The rank of every item such that fixed + their parameters fit. None: nothing is dropped.
-
-    Raises ValueError naming the smallest possible number where the budget cannot be met.
+    Raises ValueError for a limit that is not a number above 0.
     """
-    at = [0] * len(items)
-    total = fixed + sum(item.choices[0].parameters for item in items)
-    if max_parameters is not None:
-        smallest = fixed + sum(item.choices[-1].parameters for item in items)
-        if max_parameters < smallest:
-            raise ValueError(
-                f"a budget of {max_parameters:,} parameters is impossible for these classes: the smallest model has "
-                f"{smallest:,} (every matrix at rank 1; {fixed:,} are outside the targets)"
-            )
-        steps = [_step(items, at, index) for index in range(len(items))]
-        queue = [step for step in steps if step is not None]
-        heapq.heapify(queue)
-        while total > max_parameters:
-            _, index = heapq.heappop(queue)
-            before = items[index].choices[at[index]]
-            at[index] += 1
-            total -= before.parameters - items[index].choices[at[index]].parameters
-            step = _step(items, at, index)
-            if step is not None:
-                heapq.heappush(queue, step)
-    return {item.key: item.choices[position].rank for item, position in zip(items, at, strict=True)}
+
+    max_parameters: int | None = None
+    max_macs: int | None = None
+    max_bytes: int | None = None
+    max_latency_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, limit in self.limits().items():
+            whole = type(limit) is int or (name == "max_latency_ms" and type(limit) is float)
+            if not whole or not 0 < limit < math.inf:
+                kind = "number" if name == "max_latency_ms" else "whole number"
+                raise ValueError(f"{name} must be a {kind} above 0, got {limit!r}")
+
+    def limits(self) -> dict[str, float]:
+        """The limits that are set, by name."""
+        every = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {name: limit for name, limit in every.items() if limit is not None}
 
 
-def _step(items: Sequence[Item], at: Sequence[int], index: int) -> tuple[float, int] | None:
-    """Share of its matrix's energy that item `index`'s next choice loses; None at its last."""
-    choices = items[index].choices
-    if at[index] + 1 >= len(choices):
-        return None
-    now, after = choices[at[index]], choices[at[index] + 1]
-    return after.loss - now.loss, index
+@dataclass(frozen=True, eq=False)
+class Item:
+    """Something whose rank is chosen. `costs` [choices, resources] fall, `losses` [choices] rise, the first is 0."""
+
+    key: tuple[str, int]
+    ranks: tuple[Rank, ...]
+    costs: Floats
+    losses: Floats
 
 
-def _tails(squares: Sequence[float], whole: float) -> list[float]:
-    """tails[k]: share of the energy lost when the first k components are kept."""
-    tails = [0.0] * (len(squares) + 1)
-    for kept in range(len(squares) - 1, -1, -1):
-        tails[kept] = tails[kept + 1] + squares[kept]
-    return [math.inf if math.isnan(tail) else tail / whole if whole else 0.0 for tail in tails]
+class ImpossibleBudgetError(ValueError):
+    """A limit below the smallest model there is; the message names that one, and `smallest` says how much it takes."""
+
+    def __init__(self, message: str, smallest: int | None = None) -> None:
+        super().__init__(message)
+        self.smallest = smallest
+
+
+def choose(
+    items: Sequence[Item], fixed: Sequence[float], limits: Mapping[str, float], *, additive: bool
+) -> dict[tuple[str, int], Rank]:
+    """The rank of every item such that `fixed` + their costs stay within the limits (by name of RESOURCES).
+
+    `additive`: losses are in one unit for all items. Raises ImpossibleBudgetError if even the cheapest do not fit.
+    """
+    search = _Search(items, np.array(fixed, dtype=np.float64), limits, additive)
+    search.shrink()
+    search.give_back()
+    return {item.key: item.ranks[position] for item, position in zip(items, search.at, strict=True)}
+
+
+class _Search:
+    """Where every item stands, and what all of them cost."""
+
+    def __init__(self, items: Sequence[Item], fixed: Floats, limits: Mapping[str, float], additive: bool) -> None:
+        self.items, self.additive = items, additive
+        self.limits = np.array([limits.get(name, np.inf) for name in RESOURCES])
+        self.at = [0] * len(items)
+        self.total = fixed + sum((item.costs[0] for item in items), np.zeros(len(RESOURCES)))
+        smallest = fixed + sum((item.costs[-1] for item in items), np.zeros(len(RESOURCES)))
+        for name, limit, least in zip(RESOURCES, self.limits, smallest, strict=True):
+            if least > limit:
+                what = "multiply-adds" if name == "macs" else name
+                raise ImpossibleBudgetError(
+                    f"a budget of {limit:,.0f} {what} is impossible for these classes: the smallest model has "
+                    f"{least:,.0f} {what} (every matrix at rank 1)",
+                    int(least),
+                )
+
+    def shrink(self) -> None:
+        """Takes steps until no limit is broken; the queue is made anew when other limits are."""
+        while (broken := self.total > self.limits).any():
+            queue = [step for index in range(len(self.items)) if (step := self._step(index, broken))]
+            heapq.heapify(queue)
+            while queue and ((self.total > self.limits) == broken).all():
+                _, index, to = heapq.heappop(queue)
+                self._move(index, to)
+                if step := self._step(index, broken):
+                    heapq.heappush(queue, step)
+
+    def give_back(self) -> None:
+        """Undoes steps that fit after all, the one that gains most first."""
+        while True:
+            gains = []
+            for index, item in enumerate(self.items):
+                here = self.at[index]
+                if here and (self.total + item.costs[here - 1] - item.costs[here] <= self.limits).all():
+                    gains.append((item.losses[here] - item.losses[here - 1], -index))
+            if not gains:
+                return
+            _, index = max(gains)
+            self._move(-index, self.at[-index] - 1)
+
+    def _step(self, index: int, broken: npt.NDArray[np.bool_]) -> tuple[float, int, int] | None:
+        """(price, item, choice to go to) of the item's best step; None where it frees nothing of what is broken."""
+        item, here = self.items[index], self.at[index]
+        freed = ((item.costs[here] - item.costs[here + 1 :])[:, broken] / self.limits[broken]).sum(1)
+        useful = np.flatnonzero(freed > 0)
+        if not len(useful):
+            return None
+        lost = item.losses[here + 1 :] - item.losses[here]
+        if not self.additive:
+            return float(lost[useful[0]]), index, here + 1 + int(useful[0])
+        prices = lost[useful] / freed[useful]
+        best = int(useful[int(np.argmin(prices))])
+        return float(prices.min()), index, here + 1 + best
+
+    def _move(self, index: int, to: int) -> None:
+        costs = self.items[index].costs
+        self.total = self.total - costs[self.at[index]] + costs[to]
+        self.at[index] = to

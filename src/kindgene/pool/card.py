@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from kindgene.core.pieces import State
+from kindgene.pool.backbones import TABLE
 from kindgene.pool.config import PoolConfig
 
 
@@ -16,6 +17,8 @@ def model_card(config: PoolConfig, learngene: State) -> str:
     shown = [json.dumps(name, ensure_ascii=False) for name in list(config.classes)[:50]]
     more = f", and {len(config.classes) - 50:,} more" if len(config.classes) > 50 else ""
     first = json.dumps(next(iter(config.classes), "a class"), ensure_ascii=False)
+    rebuilt = "" if config.backbone in TABLE else ", backbone=module"
+    sampling = f"\nimages = sample(model, classes=[{first}] * 16)" if config.backbone == "DiT" else ""
     record = json.dumps(config.provenance, indent=2, ensure_ascii=False, sort_keys=True)
     return f"""---
 library_name: kindgene
@@ -24,22 +27,21 @@ tags: [kindgene, kind, decomposable, learngene, {config.backbone}]
 
 # A kindgene pool
 
-A {config.backbone}, pre-trained with every target matrix kept as rank-1 components and taken apart into a **learngene**
-(what all classes share) and one **tailor** a class (KIND, ICML 2025). Weights: {config.weights}.
+A {config.backbone} whose target matrices are kept as rank-1 components, taken apart into a **learngene** (what all
+classes share) and **tailors** (what belongs to a class; KIND, ICML 2025). Weights: {config.weights}.
 
 - Learngene: {shared:,} parameters, id `{config.learngene_id[:16]}`.
 - Tailors: {len(config.classes):,} classes, {size or "0"} parameters each (label row included).
 - Classes: {", ".join(shown)}{more}.
 
 ```python
-from kindgene import Pool, sample
+from kindgene import Pool{", sample" if sampling else ""}
 
 pool = Pool.from_pretrained("path/to/this/folder", classes=[{first}])
-model = pool.recombine(classes=[{first}])
-images = sample(model, classes=[{first}] * 16)
+model = pool.recombine(classes=[{first}]{rebuilt}){sampling}
 ```
 
-The learngene was trained on the data of all classes that the pool was made with, removed ones included.
+Removing a class deletes its tailor; what the learngene learned from that class's data stays in it.
 
 ## Record
 

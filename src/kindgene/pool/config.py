@@ -69,17 +69,22 @@ class PoolConfig:
         if not ranks:
             raise ValueError(f"{source}: ranks names no target")
         tables = _take(value, "label_tables", list, source)
-        if not all(isinstance(table, str) for table in tables):
-            raise ValueError(f"{source}: label_tables must be a list of texts, found {_short(tables)}")
+        if not all(isinstance(table, str) for table in tables) or len(set(tables)) < len(tables):
+            raise ValueError(f"{source}: label_tables must be a list of different texts, found {_short(tables)}")
+        backbone, weights = (_take(value, key, str, source) for key in ("backbone", "weights"))
+        if not re.fullmatch(r"[\w.]+", backbone):
+            raise ValueError(f"{source}: backbone must be the name of a class, found {_short(backbone)}")
+        if weights not in ("raw", "ema"):
+            raise ValueError(f"{source}: weights must be 'raw' or 'ema', found {_short(weights)}")
         return cls(
-            backbone=_take(value, "backbone", str, source),
+            backbone=backbone,
             backbone_config=_take(value, "backbone_config", dict, source),
             ranks=ranks,
             label_tables=tuple(tables),
             label_argument=_take(value, "label_argument", str, source),
             learngene_id=_take_digest(value, "learngene_id", source),
             learngene_sha256=_take_digest(value, "learngene_sha256", source),
-            weights=_take(value, "weights", str, source),
+            weights=weights,
             classes=_read_classes(_take(value, "classes", dict, source), ranks, source),
             generation=_take(value, "generation", int, source),
             provenance=_take(value, "provenance", dict, source),

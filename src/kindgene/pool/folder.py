@@ -17,7 +17,7 @@ from pathlib import Path
 import filelock
 
 from kindgene.core.pieces import State
-from kindgene.files import read_json, write_bytes, write_json
+from kindgene.files import read_json, sync_folder, write_bytes, write_json
 from kindgene.pool.card import model_card
 from kindgene.pool.config import ClassEntry, PoolConfig
 from kindgene.pool.tailor import Tailor, read_tailor, write_tailor
@@ -81,6 +81,7 @@ def write_pool(root: Path, config: PoolConfig, learngene: State, tailors: Sequen
     config = replace(config, learngene_sha256=hashlib.sha256(data).hexdigest(), generation=1)
     root.mkdir(parents=True, exist_ok=True)
     try:
+        sync_folder(root.parent)
         write_bytes(root / LEARNGENE_FILE, data)
         config = _write_tailors(root, config, tailors)
         write_bytes(root / CARD_FILE, model_card(config, learngene).encode())
@@ -112,7 +113,7 @@ def commit(root: Path, seen: PoolConfig, change: Change, new: Sequence[Tailor]) 
         seen.classes,
     ):
         raise ValueError(
-            f"{root} was changed by another process (generation {current.generation}, you opened "
+            f"{root} was changed since it was opened here (generation {current.generation}, opened at "
             f"{seen.generation}): open the pool again and repeat"
         )
     try:

@@ -7,7 +7,7 @@ new classes (`transfer`), whose tailors are then added as files (`add`). No trai
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -18,12 +18,15 @@ from torch import nn
 from kindgene.core.config import Rank
 from kindgene.core.decomposable import Decomposable
 from kindgene.core.pieces import State
-from kindgene.pool import folder
+from kindgene.pool import deploy, folder
+from kindgene.pool.budget import Budget
+from kindgene.pool.calibrate import Batch
 from kindgene.pool.config import ClassEntry, PoolConfig
 from kindgene.pool.decompose import decompose_model, new_tailors, tailor_ranks_of
 from kindgene.pool.fresh import TailorStart, fresh_model
 from kindgene.pool.names import check_class_names, known_names, quoted
-from kindgene.pool.recombine import assemble, merge, truncated
+from kindgene.pool.plan import Plan
+from kindgene.pool.recombine import whole_model
 from kindgene.pool.tailor import Tailor, tailors_by_class
 
 
@@ -62,9 +65,15 @@ class Pool:
         """
         root = Path(path)
         config = folder.read_config(root)
-        wanted = tuple(config.classes) if classes is None else known_names(config.classes, classes)
-        learngene = folder.read_learngene(root, config)
-        return cls(config, learngene, folder.read_tailors(root, config, wanted, learngene), root)
+        while True:
+            try:
+                wanted = tuple(config.classes) if classes is None else known_names(config.classes, classes)
+                learngene = folder.read_learngene(root, config)
+                return cls(config, learngene, folder.read_tailors(root, config, wanted, learngene), root)
+            except ValueError:  # a class may have been removed while its file was about to be read
+                before, config = config, folder.read_config(root)
+                if config.generation == before.generation:
+                    raise
 
     def save_pretrained(self, path: str | Path) -> Path:
         """Writes the pool to a new (or empty) folder: tailors, learngene, model card, and config.json last.
@@ -87,40 +96,94 @@ class Pool:
         have = tailors_by_class(self.tailors)
         return tuple(name for name in self.config.classes if name in have)
 
-    def recombine(
+    def plan(
         self,
         classes: Sequence[str],
         *,
         max_parameters: int | None = None,
-        form: Literal["auto", "gated", "merged"] = "auto",
+        max_macs: int | None = None,
+        max_bytes: int | None = None,
+        max_latency_ms: float | None = None,
+        device: str = "cpu",
+        form: Literal["auto", "gated", "merged", "dense"] = "auto",
+        dtype: str | None = None,
+        calibration: Iterable[Batch] | None = None,
+        backbone: nn.Module | None = None,
+    ) -> Plan:
+        """What `recombine` would build for these classes within a budget, as a value: see there.
+
+        `max_macs` are multiply-adds of one forward of one sample, `max_latency_ms` the median time of one, measured on
+        `device`; guidance runs two. `calibration` are batches of the model's inputs, labels as positions in `classes`:
+        with them, what a component is worth is measured on the model's output; without, it is its share of its matrix's
+        energy.
+        """
+        budget = Budget(max_parameters, max_macs, max_bytes, max_latency_ms)
+        names = self._chosen(classes)
+        return deploy.plan_for(self._pieces(names), names, form, dtype, budget, device, calibration, backbone)
+
+    def recombine(
+        self,
+        classes: Sequence[str] | None = None,
+        *,
+        plan: Plan | None = None,
+        max_parameters: int | None = None,
+        max_macs: int | None = None,
+        max_bytes: int | None = None,
+        max_latency_ms: float | None = None,
+        device: str = "cpu",
+        form: Literal["auto", "gated", "merged", "dense"] = "auto",
+        dtype: str | None = None,
+        calibration: Iterable[Batch] | None = None,
         backbone: nn.Module | None = None,
     ) -> nn.Module:
         """A static model for exactly these classes; their ids are their positions in `classes`.
 
         form: "gated" (and "auto"): learngene and a table of the chosen tailors, any number of classes, guidance;
-        "merged": one class folded into plain linear layers, without a null class. Under `max_parameters` the components
-        whose loss costs least relative energy a number are dropped, per matrix. Raises ValueError for unknown, repeated
-        or no classes and for an impossible budget, naming the smallest possible one.
+        "merged": one class folded into plain linear layers, each dense or a thin pair, whichever is cheaper, without a
+        null class; "dense": the same with every layer dense, as other software knows it. `dtype` ("float32",
+        "bfloat16", "float16", ...) is what it is kept in, by default the pool's. Under a budget (see `plan`) the
+        components whose loss costs least quality are dropped, per matrix.
+
+        A `plan` made before says all of this instead. Raises ValueError for unknown, repeated or no classes, a plan of
+        another pool, and an impossible budget, naming the smallest possible one.
         """
-        names = known_names(self.config.classes, classes)
-        if form not in ("auto", "gated", "merged"):
-            raise ValueError(f"form must be 'auto', 'gated' or 'merged', got {form!r}")
-        if form == "merged" and len(names) != 1:
-            raise ValueError(f"form='merged' holds one class; {len(names)} were asked for: use form='gated'")
-        if max_parameters is not None and (type(max_parameters) is not int or max_parameters < 1):
-            raise ValueError(f"max_parameters must be a whole number of at least 1, got {max_parameters!r}")
-        self._need(names)
-        if form == "merged":
-            tailor = tailors_by_class(self.tailors)[names[0]]
-            model = merge(self.config, self.learngene, tailor, names[0], max_parameters, backbone)
-        else:
-            model = self._gated(names, max_parameters, backbone)
-        return model.requires_grad_(False).eval()
+        if plan is None:
+            if classes is None:
+                raise ValueError("name the classes to recombine, or give a plan")
+            plan = self.plan(
+                classes,
+                max_parameters=max_parameters,
+                max_macs=max_macs,
+                max_bytes=max_bytes,
+                max_latency_ms=max_latency_ms,
+                device=device,
+                form=form,
+                dtype=dtype,
+                calibration=calibration,
+                backbone=backbone,
+            )
+        elif classes is not None and tuple(classes) != plan.classes:
+            raise ValueError(f"the plan is for {quoted(plan.classes)}; leave out classes, or make a plan for them")
+        plan.check(self.config)
+        return deploy.build(self._pieces(self._chosen(plan.classes)), plan, backbone)
+
+    def subset(self, plan: Plan) -> Pool:
+        """A pool of its own that holds just what a gated plan keeps: prefixes of a canonical form are canonical.
+
+        Its learngene is another one (another id) unless the plan drops nothing; nothing is written.
+        """
+        plan.check(self.config)
+        pieces = self._pieces(self._chosen(plan.classes))
+        return Pool(*deploy.cut_pool(pieces, plan))
 
     def to_model(self, backbone: nn.Module | None = None) -> Decomposable:
-        """A trainable model of all loaded classes."""
+        """A trainable model of all loaded classes. Raises ValueError where there is none."""
+        if not self.classes:
+            raise ValueError(
+                "this pool has no classes left, so there is no model of them; pool.transfer makes new ones"
+            )
         self._need(self.loaded or self.classes)
-        return self._gated(self.loaded, None, backbone)
+        return whole_model(self.config, self.learngene, self.tailors, self.loaded, backbone)
 
     def transfer(
         self,
@@ -175,11 +238,16 @@ class Pool:
 
         self._update(change, kept)
 
-    def _gated(self, names: Sequence[str], max_parameters: int | None, backbone: nn.Module | None) -> Decomposable:
-        learngene, tailors, ranks, tailor_ranks = truncated(
-            self.config, self.learngene, self.tailors, names, max_parameters
-        )
-        return assemble(self.config, learngene, tailors, names, ranks, tailor_ranks, backbone)
+    def _chosen(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """Checked names of loaded classes."""
+        names = known_names(self.config.classes, classes)
+        self._need(names)
+        return names
+
+    def _pieces(self, names: Sequence[str]) -> deploy.PoolPieces:
+        """Config, learngene and the tailors of these classes, in the order in which they are named."""
+        tailor_of = tailors_by_class(self.tailors)
+        return deploy.PoolPieces(self.config, self.learngene, list(dict.fromkeys(tailor_of[name] for name in names)))
 
     def _update(self, change: folder.Change, new: Sequence[Tailor]) -> None:
         """Applies a change of classes to the folder, if there is one, and to memory; memory follows the commit."""
@@ -200,12 +268,14 @@ class Pool:
                 folder.tidy(self.path, self.config, self.learngene)
 
     def _touched(self, names: set[str]) -> list[Tailor]:
-        """The tailors of these classes: those in memory, the others read."""
+        """The tailors of these classes: those in memory, and, read, those that serve other classes as well."""
         here = [tailor for tailor in self.tailors if names & set(tailor.classes)]
         absent = sorted(names - set(tailors_by_class(here)))
         if not absent or self.path is None:
             return here
-        return [*here, *folder.read_tailors(self.path, self.config, absent, self.learngene)]
+        shared = {entry.file for name, entry in self.config.classes.items() if name not in names}
+        read = [name for name in absent if self.config.classes[name].file in shared]
+        return [*here, *folder.read_tailors(self.path, self.config, read, self.learngene)]
 
     def _need(self, names: Sequence[str]) -> None:
         have = tailors_by_class(self.tailors)

@@ -1,26 +1,29 @@
 """Learngene and chosen tailors, put together into a model again.
 
-`assemble` makes a decomposable model (trainable, or static behind its gate); `merge` folds one class's tailor into the
-learngene: a plain backbone of ordinary ``nn.Linear`` layers, single or in thin pairs, that needs nothing of the method.
+`assemble` makes a decomposable model of whole pieces (trainable). `gated_model` and `plain_model` carry out a `Plan`:
+a static model behind its gate, or one class folded into a plain backbone of ordinary ``nn.Linear`` layers, single or in
+thin pairs, that needs nothing of the method.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from kindgene.core.components import Components, canonical, compose, concatenate, from_matrix, pad, truncate
+from kindgene.core.components import Components, compose, pad, truncate
 from kindgene.core.config import KindConfig
 from kindgene.core.convert import make_decomposable
 from kindgene.core.decomposable import Decomposable
 from kindgene.core.pieces import Pieces, State, join, layer_components, with_components
 from kindgene.pool.backbones import build_backbone, floating_dtype
-from kindgene.pool.budget import Item, factored_choices, merged_choices, plan
 from kindgene.pool.config import PoolConfig, Ranks
-from kindgene.pool.tailor import Tailor
+from kindgene.pool.cost import Rank
+from kindgene.pool.parts import Part, widest_ranks
+from kindgene.pool.plan import Plan
+from kindgene.pool.tailor import Tailor, tailors_by_class
 
 
 def assemble(
@@ -37,9 +40,8 @@ def assemble(
     module = build_backbone(
         config.backbone, config.backbone_config, classes, config.label_tables, backbone, dtype=dtype
     )
-    used = [tailor for tailor in tailors if any(name in tailor.classes for name in classes)]
-    gate_map = [next(i for i, tailor in enumerate(used) if name in tailor.classes) for name in classes]
-    order = list(dict.fromkeys(gate_map))  # tailors in the order in which the classes ask for them
+    tailor_of = tailors_by_class(tailors)
+    used = list(dict.fromkeys(tailor_of[name] for name in classes))  # in the order in which the classes ask for them
     kind = KindConfig(
         num_classes=len(classes),
         learngene_rank=ranks,
@@ -48,143 +50,110 @@ def assemble(
         fused={_literal(name): len(parts) for name, parts in ranks.items() if len(parts) > 1},
         class_rows=[_literal(name) for name in config.label_tables],
         label_argument=config.label_argument,
-        gate_map=[order.index(index) for index in gate_map],
+        gate_map=[used.index(tailor_of[name]) for name in classes],
         init="random",
     )
     model = make_decomposable(module, kind)
-    own_rows = [next(tailor for tailor in used if name in tailor.classes).row_of(name) for name in classes]
-    join(model, Pieces(learngene, [used[index].components for index in order], own_rows))
+    rows = [tailor_of[name].row_of(name) for name in classes]
+    join(model, Pieces(learngene, [tailor.components for tailor in used], rows))
     model.class_names = tuple(classes)
-    model.weights = cast("object", config.weights)  # type: ignore[assignment]
+    model.weights = cast(Literal["raw", "ema"], config.weights)
     return model
 
 
-def truncated(
+def whole_model(
     config: PoolConfig,
     learngene: State,
     tailors: Sequence[Tailor],
     classes: Sequence[str],
-    max_parameters: int | None,
-) -> tuple[State, list[Tailor], Ranks, Ranks]:
-    """Learngene and tailors cut to a budget for the gated form, with the ranks they then have."""
-    used = [tailor for tailor in tailors if any(name in tailor.classes for name in classes)]
-    tailor_ranks = widest_ranks(config, classes)
-    if max_parameters is None:
-        return learngene, [_resized_tailor(config, t, tailor_ranks) for t in used], config.ranks, tailor_ranks
-    items, costs = [], 0
-    for target, ranks in config.ranks.items():
-        own = [layer_components(t.components, target, config.tailor_ranks_of(t.classes[0])[target]) for t in used]
-        for part, shared in enumerate(layer_components(learngene, target, ranks)):
-            cost = shared.u.shape[1] + shared.v.shape[1] + 1
-            theirs = torch.stack([_squares(tailor[part].s, tailor_ranks[target][part]) for tailor in own]).mean(0)
-            squares = shared.s.double().square()
-            whole = float(squares.sum() + theirs.sum())
-            items.append(Item((target, str(part), "learngene"), factored_choices(squares.tolist(), cost, whole)))
-            items.append(
-                Item((target, str(part), "tailor"), factored_choices(theirs.tolist(), cost * len(used), whole))
-            )
-            costs += shared.u.numel() + shared.v.numel() + shared.s.numel()
-    fixed = sum(value.numel() for value in learngene.values()) - costs
-    fixed += sum(rows.shape[1] for rows in used[0].rows.values()) * len(classes)
-    chosen = plan(items, fixed, max_parameters)
-
-    def kept(target: str, what: str) -> tuple[int, ...]:
-        return tuple(cast(int, chosen[target, str(part), what]) for part in range(len(config.ranks[target])))
-
-    new_ranks = {target: kept(target, "learngene") for target in config.ranks}
-    new_tailor_ranks = {target: kept(target, "tailor") for target in config.ranks}
-    cut = [_resized_tailor(config, tailor, new_tailor_ranks) for tailor in used]
-    return _resized(learngene, config.ranks, new_ranks), cut, new_ranks, new_tailor_ranks
+    backbone: nn.Module | None = None,
+) -> Decomposable:
+    """A decomposable model of these classes with all components that the pool has."""
+    widest = widest_ranks(config, tailors)
+    padded = [_with_ranks(config, tailor, widest) for tailor in tailors]
+    return assemble(config, learngene, padded, classes, config.ranks, widest, backbone)
 
 
-def merge(
+def gated_model(
+    config: PoolConfig, learngene: State, tailors: Sequence[Tailor], plan: Plan, backbone: nn.Module | None = None
+) -> Decomposable:
+    """The model behind its gate that a plan describes."""
+    cut, cut_tailors, ranks = cut_to(config, learngene, tailors, plan)
+    model = assemble(config, cut, cut_tailors, plan.classes, ranks, dict(plan.tailor_ranks), backbone)
+    for target, layer in model.layers.items():
+        dense = [index for index, rank in enumerate(plan.ranks[target]) if rank is None]
+        if dense:
+            layer.keep_dense(dense)
+    return model
+
+
+def cut_to(
+    config: PoolConfig, learngene: State, tailors: Sequence[Tailor], plan: Plan
+) -> tuple[State, list[Tailor], Ranks]:
+    """Learngene and tailors with the components that a gated plan keeps; dense parts keep all of theirs."""
+    ranks: Ranks = {
+        target: tuple(have if rank is None else rank for have, rank in zip(parts, plan.ranks[target], strict=True))
+        for target, parts in config.ranks.items()
+    }
+    return _resized(learngene, config.ranks, ranks), [_with_ranks(config, t, plan.tailor_ranks) for t in tailors], ranks
+
+
+def plain_model(
     config: PoolConfig,
     learngene: State,
     tailor: Tailor,
-    name: str,
-    max_parameters: int | None,
+    parts: Sequence[Part],
+    plan: Plan,
     backbone: nn.Module | None = None,
 ) -> nn.Module:
-    """A plain model of one class: every target W = learngene + tailor, dense or a thin pair, whichever costs less."""
+    """The plain model of one class that a plan describes, out of its merged `parts`: no gate, no null class."""
     dtype = floating_dtype(learngene)
-    tailor_ranks = config.tailor_ranks_of(name)
-    parts: dict[tuple[str, str], Components] = {}
-    items, shared_targets = [], 0
-    for target, ranks in config.ranks.items():
-        own = layer_components(tailor.components, target, tailor_ranks[target])
-        for part, (shared, extra) in enumerate(zip(layer_components(learngene, target, ranks), own, strict=True)):
-            both = concatenate(shared, extra)
-            outputs, inputs = both.u.shape[1], both.v.shape[1]
-            if both.rank > min(inputs, outputs):
-                both = from_matrix(compose(both.to(torch.float64)), min(inputs, outputs))
-            elif max_parameters is not None:
-                both = canonical(both)  # jointly: a prefix is then the best part of the whole active matrix
-            parts[target, str(part)] = both
-            squares = both.s.double().square()
-            choices = merged_choices(squares.tolist(), inputs, outputs, float(squares.sum()))
-            items.append(Item((target, str(part)), choices))
-            shared_targets += shared.u.numel() + shared.v.numel() + shared.s.numel()
-    null_rows = sum(learngene[f"{table}.null_row"].numel() for table in config.label_tables)
-    fixed = sum(value.numel() for value in learngene.values()) - shared_targets - null_rows
-    fixed += sum(rows.shape[1] for rows in tailor.rows.values())
-    chosen = plan(items, fixed, max_parameters)
-
-    form = {t: [chosen[t, str(part)] for part in range(len(ranks))] for t, ranks in config.ranks.items()}
-    low_rank = {target: ranks for target, ranks in form.items() if any(rank is not None for rank in ranks)}
+    low_rank = {target: ranks for target, ranks in plan.ranks.items() if any(rank is not None for rank in ranks)}
     module = build_backbone(
         config.backbone,
         config.backbone_config,
-        [name],
+        plan.classes,
         config.label_tables,
         backbone,
         dtype=dtype,
         null_row=False,
         low_rank=low_rank,
     )
-    state = {key: value for key, value in learngene.items() if not _of_target(key, config)}
-    for table, row in tailor.row_of(name).items():
+    state = {key: value for key, value in learngene.items() if not _is_replaced(key, config)}
+    for table, row in tailor.row_of(plan.classes[0]).items():
         state[f"{table}.weight"] = row.unsqueeze(0)
-    for target, forms in form.items():
-        kept = [
-            parts[target, str(i)] if rank is None else truncate(parts[target, str(i)], rank)
-            for i, rank in enumerate(forms)
-        ]
-        state.update(_plain_target(target, forms, kept, learngene.get(f"{target}.bias")))
+    by_target: dict[str, list[Components]] = {}
+    for part in parts:
+        by_target.setdefault(part.target, []).append(part.shared)
+    for target, ranks in plan.ranks.items():
+        state.update(_plain_target(target, ranks, by_target[target], learngene.get(f"{target}.bias")))
     module.load_state_dict({key: value.to(dtype) for key, value in state.items()}, strict=True)
     return module
 
 
-def widest_ranks(config: PoolConfig, classes: Sequence[str]) -> Ranks:
-    """For each part the highest tailor rank among these classes: what their common table is padded to."""
-    ranks = [config.tailor_ranks_of(name) for name in classes]
-    return {
-        target: tuple(max(column) for column in zip(*(r[target] for r in ranks), strict=True))
-        for target in config.ranks
-    }
-
-
-def _plain_target(target: str, ranks: Sequence[int | None], parts: Sequence[Components], bias: Tensor | None) -> State:
+def _plain_target(target: str, ranks: Sequence[Rank], parts: Sequence[Components], bias: Tensor | None) -> State:
     """State-dict entries of one target in the form `ranks` (see models/low_rank.py)."""
     if all(rank is None for rank in ranks):
-        state = {f"{target}.weight": torch.cat([compose(part.to(torch.float64)) for part in parts])}
+        state = {f"{target}.weight": torch.cat([compose(part) for part in parts])}
         return state if bias is None else {**state, f"{target}.bias": bias}
     biases = [None] * len(parts) if bias is None else bias.chunk(len(parts))
     state = {}
     for index, (rank, part, own_bias) in enumerate(zip(ranks, parts, biases, strict=True)):
         place = target if len(parts) == 1 else f"{target}.parts.{index}"
         if rank is None:
-            state[f"{place}.weight"] = compose(part.to(torch.float64))
+            state[f"{place}.weight"] = compose(part)
         else:
-            state[f"{place}.0.weight"] = part.v
-            state[f"{place}.1.weight"] = (part.u * part.s.unsqueeze(1)).mT
+            kept = truncate(part, rank)
+            state[f"{place}.0.weight"] = kept.v
+            state[f"{place}.1.weight"] = (kept.u * kept.s.unsqueeze(1)).mT
             place = f"{place}.1"
         if own_bias is not None:
             state[f"{place}.bias"] = own_bias
     return state
 
 
-def _resized_tailor(config: PoolConfig, tailor: Tailor, to: Ranks) -> Tailor:
-    components = _resized(tailor.components, config.tailor_ranks_of(tailor.classes[0]), to)
+def _with_ranks(config: PoolConfig, tailor: Tailor, ranks: Mapping[str, Sequence[int]]) -> Tailor:
+    components = _resized(tailor.components, config.tailor_ranks_of(tailor.classes[0]), ranks)
     return Tailor(tailor.classes, components, tailor.rows)
 
 
@@ -197,14 +166,10 @@ def _resized(state: State, ranks: Ranks, to: Mapping[str, Sequence[int]]) -> Sta
     return state
 
 
-def _of_target(key: str, config: PoolConfig) -> bool:
+def _is_replaced(key: str, config: PoolConfig) -> bool:
     """Whether a learngene key is a target's (its bias included) or a null row."""
     owner, _, leaf = key.rpartition(".")
     return owner in config.ranks or (owner in config.label_tables and leaf == "null_row")
-
-
-def _squares(s: Tensor, length: int) -> Tensor:
-    return nn.functional.pad(s.double().square(), (0, length - s.shape[0]))
 
 
 def _literal(name: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from kindgene.core.pieces import State
-from kindgene.files import write_bytes
+from kindgene.files import sync_folder, write_bytes
 from kindgene.pool.config import ClassEntry, PoolConfig, Ranks, compact_ranks
 from kindgene.pool.names import tailor_file
 from kindgene.pool.tensors import check_finite, check_tensors, encode, read_checked
@@ -62,6 +62,7 @@ def write_tailor(folder: Path, tailor: Tailor, learngene_id: str, ranks: Ranks) 
     path = folder / file
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, data)
+    sync_folder(path.parent.parent)  # the name of a new folder reaches the disk before config.json refers to it
     return tailor.entries(ranks, file, digest)
 
 

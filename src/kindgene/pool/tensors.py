@@ -29,6 +29,8 @@ def read_checked(path: Path, sha256: str) -> tuple[State, dict[str, str]]:
         data = path.read_bytes()
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing: the pool is incomplete; copy it again") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}; copy the pool again") from error
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         raise ValueError(

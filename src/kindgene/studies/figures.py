@@ -5,14 +5,15 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from kindgene.core.decomposable import Decomposable
 from kindgene.core.pieces import layer_components
+from kindgene.pool.plan import Plan
 from kindgene.pool.pool import Pool
 
 BLUE, ORANGE, GREEN, GREY = "#1f5fa8", "#d9662b", "#2d8a57", "#8a8a8a"
@@ -56,7 +57,8 @@ def loss_curves(panels: Mapping[str, Mapping[str, Sequence[float]]], window: int
     figure = Figure(figsize=(4.6 * len(panels), 3.1), layout="constrained")
     for index, (title, curves) in enumerate(panels.items()):
         axes = figure.add_subplot(1, len(panels), index + 1)
-        for (name, losses), colour in zip(curves.items(), (BLUE, ORANGE, GREEN), strict=False):
+        for place, (name, losses) in enumerate(curves.items()):
+            colour = (BLUE, ORANGE, GREEN)[place % 3]
             values = torch.tensor(list(losses), dtype=torch.float64)
             width = min(window, len(values))
             smooth = values.unfold(0, width, 1).mean(1)
@@ -102,21 +104,20 @@ def spectra(pool: Pool) -> str:
     return _uri(figure)
 
 
-def kept_ranks(pool: Pool, model: Decomposable) -> str:
-    """Where a budget put the components: learngene and tailor rank kept of every matrix, beside what the pool has."""
-    names, kept, kept_tailor, full, full_tailor = [], [], [], [], []
-    first = pool.config.tailor_ranks_of(pool.classes[0])
-    for target, layer in model.layers.items():
-        for part, rank in enumerate(layer.ranks):
-            names.append(_short(target, part, layer.parts))
-            kept.append(rank)
-            kept_tailor.append(layer.tailor_ranks[part])
-            full.append(pool.config.ranks[target][part])
-            full_tailor.append(first[target][part])
+def kept_ranks(pool: Pool, plan: Plan) -> str:
+    """Where a gated plan put its components: what is kept of every matrix, beside what the pool has."""
+    names, kept, kept_tailor, whole = [], [], [], []
+    tailor_ranks = pool.config.tailor_ranks_of(plan.classes[0])
+    for target, ranks in pool.config.ranks.items():
+        for part, rank in enumerate(ranks):
+            own = plan.ranks[target][part]
+            names.append(_short(target, part, len(ranks)))
+            kept.append(rank if own is None else own)
+            kept_tailor.append(plan.tailor_ranks[target][part])
+            whole.append(rank + tailor_ranks[target][part])
     figure = Figure(figsize=(max(6.0, 0.3 * len(names)), 2.8), layout="constrained")
     axes = figure.add_subplot()
     places = range(len(names))
-    whole = [a + b for a, b in zip(full, full_tailor, strict=True)]
     axes.bar(places, whole, color="#e8e8e8", label="in the pool")
     axes.bar(places, kept, color=BLUE, label="learngene kept")
     axes.bar(places, kept_tailor, bottom=kept, color=ORANGE, label="tailor kept")
@@ -126,29 +127,48 @@ def kept_ranks(pool: Pool, model: Decomposable) -> str:
     return _uri(figure)
 
 
-def quality_against_size(points: Mapping[str, tuple[int, float]]) -> str:
-    """Recognised share against parameters, a labelled point a model."""
-    figure = Figure(figsize=(6.4, 3.3), layout="constrained")
-    axes = figure.add_subplot()
-    for index, (name, (parameters, share)) in enumerate(points.items()):
-        dense = "dense" in name or "full" in name
-        axes.scatter(
-            [parameters],
-            [share],
-            s=46,
-            color=GREY if dense else (GREEN if "transfer" in name else BLUE),
-            zorder=3,
-        )
-        offset = (6, -4 - 11 * (index % 3))
-        axes.annotate(name, (parameters, share), xytext=offset, textcoords="offset points", fontsize=7.5)
-    axes.set(
-        xlabel="parameters",
-        ylabel="recognised",
-        ylim=(min(0.8, *(y for _, y in points.values())) - 0.06, 1.02),
-    )
-    axes.set_xlim(0, 1.35 * max(x for x, _ in points.values()))
-    axes.grid(alpha=0.25)
+def cost_and_quality(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A line a model, three panels: parameters, multiply-adds of one forward, recognised share."""
+    panels = (("parameters", "parameters"), ("macs", "multiply-adds of a forward"), ("recognised", "recognised"))
+    figure = Figure(figsize=(10.2, 0.5 + 0.33 * len(rows)), layout="constrained")
+    all_axes = figure.subplots(1, len(panels), sharey=True)
+    places = range(len(rows))
+    for axes, (key, title) in zip(all_axes, panels, strict=True):
+        values = [row[key] for row in rows]
+        colours = [_colour(row["title"]) for row in rows]
+        if key == "recognised":
+            axes.scatter(values, places, c=colours, s=34, zorder=3)
+            axes.set_xlim(min(0.8, *values) - 0.03, 1.03)
+        else:
+            axes.barh(places, values, color=colours, height=0.62)
+            axes.set_xlim(0, 1.22 * max(values))
+        for place, value in zip(places, values, strict=True):
+            text = f" {100 * value:.1f} %" if key == "recognised" else f" {_engineering(value)}"
+            side = {"ha": "right", "x": value - 0.012} if key == "recognised" else {"ha": "left", "x": value}
+            axes.text(y=place, s=text.strip() if key == "recognised" else text, va="center", fontsize=8, **side)
+        axes.set_title(title, fontsize=10)
+        axes.tick_params(labelsize=8)
+        axes.grid(alpha=0.25, axis="x")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}" if value <= 1.5 else _engineering(value))
+        axes.set_axisbelow(True)
+    all_axes[0].set_yticks(list(places), [row["title"] for row in rows])
+    all_axes[0].invert_yaxis()
     return _uri(figure)
+
+
+def _colour(title: str) -> str:
+    """Dense models grey, transferred ones green, all others blue."""
+    if "dense" in title or "full fine" in title:
+        return GREY
+    return GREEN if "transfer" in title else BLUE
+
+
+def _engineering(value: float) -> str:
+    """``1.2M``, ``430k``."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"
 
 
 def _by_kind(pool: Pool) -> dict[str, list[tuple[str, int]]]:

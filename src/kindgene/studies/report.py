@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import jinja2
 import torch
 
 from kindgene.files import write_bytes
 from kindgene.studies import figures
+from kindgene.studies.result import DemoResult, Measured
 from kindgene.studies.settings import BASE, NOVEL
-
-if TYPE_CHECKING:
-    from kindgene.studies.demo import DemoResult, Measured
 
 GOALS = {"base": 0.95, "recombined": 0.95, "transfer:kind": 0.90}
 
@@ -44,11 +41,8 @@ def _goal(key: str) -> float | None:
 
 
 def _figures(result: DemoResult) -> dict[str, str]:
-    assert result.pool is not None
-    assert result.half is not None
     noises, columns = result.gate_images.shape[:2]
     curves = result.curves
-    points = {m.title: (m.row["parameters"], m.row["recognised"]) for m in result.models.values()}
     return {
         "gate": figures.image_grid(
             result.gate_images.flatten(0, 1),
@@ -66,7 +60,7 @@ def _figures(result: DemoResult) -> dict[str, str]:
         ),
         "spectra": figures.spectra(result.pool),
         "ranks": figures.kept_ranks(result.pool, result.half),
-        "quality": figures.quality_against_size(points),
+        "quality": figures.cost_and_quality([measured.row for measured in result.models.values()]),
         **{key: _sample_grid(measured) for key, measured in result.models.items()},
     }
 
