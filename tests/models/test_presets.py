@@ -70,6 +70,7 @@ def test_published_preset_is_the_published_configuration():
         "prediction": "epsilon",
         "class_names": None,
         "low_rank": None,
+        "mlp_norm_eps": 1e-6,
     }
 
 
@@ -104,6 +105,7 @@ def test_unknown_presets_are_refused(name):
         ({"num_classes": 2.0}, r"num_classes must be a whole number of at least 1, found 2\.0"),
         ({"depth": True}, "depth must be a whole number"),
         ({"mlp_ratio": 0}, "mlp_ratio"),
+        ({"mlp_norm_eps": 0.0}, "mlp_norm_eps"),
         ({"mlp_ratio": float("nan")}, "mlp_ratio"),
         ({"schedule": "quadratic"}, "schedule must be one of linear, cosine, found 'quadratic'"),
         ({"prediction": "x0"}, "prediction must be one of epsilon, v"),

@@ -1,182 +1,453 @@
-"""Pools: guarantees 4, 5, 6 and 10, budgets, both forms, bad input."""
+"""`Pool`: opened in part, grown and shrunk, in memory and on disk; what it refuses, changing nothing."""
 
+import itertools
 import json
-import subprocess
-import sys
+import os
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from kindgene.core.config import KindConfig
-from kindgene.core.convert import make_decomposable
-from kindgene.models.dit import DiT
+from kindgene.core.pieces import split
+from kindgene.pool import folder as pool_files
 from kindgene.pool.pool import Pool
+from kindgene.pool.tensors import state_id
 
-NAMES = ["a", "../../x", "CON", "é", "d/e"]
-
-
-def make_model():
-    torch.manual_seed(0)
-    dense = DiT.from_preset("tiny/2", num_classes=5)
-    for value in dense.parameters():
-        if value.abs().sum() == 0:
-            torch.nn.init.normal_(value, std=0.1)
-    config = KindConfig(num_classes=5, learngene_rank=6, tailor_rank=2, targets="paper+adaln")
-    return make_decomposable(dense.double(), config)
+CLASS_NAMES = st.lists(
+    st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=200).filter(str.strip),
+    min_size=5,
+    max_size=5,
+    unique=True,
+)
 
 
-@pytest.fixture(scope="module")
-def model():
-    return make_model()
+def copied(path, to):
+    return Path(shutil.copytree(path, to))
 
 
-@pytest.fixture
-def folder(model, tmp_path):
-    return model.decompose(NAMES).save_pretrained(tmp_path / "pool")
+def rewritten(path, change):
+    """A pool whose config.json has been changed by `change`."""
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    change(config)
+    (path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return path
 
 
-def inputs(count=6):
-    x = torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    return x, torch.arange(count) * 100
+# Opening.
 
 
-def count(model):
-    return sum(value.numel() for value in model.parameters())
+def test_classes_are_opened_in_the_pool_s_order(saved, names):
+    pool = Pool.from_pretrained(saved, classes=["../../x", "cat"])
+    assert pool.classes == names
+    assert pool.loaded == ("cat", "../../x")
+    assert pool.path == saved
+    assert Pool.from_pretrained(str(saved)).loaded == names
 
 
-def test_recombined_models_give_what_the_full_model_gives(model, folder):
-    x, t = inputs(3)
-    pool = Pool.from_pretrained(folder, classes=["CON", "a"])
-    assert pool.loaded == ("a", "CON")
-    expected = model(x, t, torch.tensor([2, 0, 5]))
-    gated = pool.recombine(["CON", "a"])
-    assert (gated(x, t, torch.tensor([0, 1, 2])) - expected).norm() <= 1e-10 * expected.norm()
-    merged = pool.recombine(["CON"], form="merged")
-    assert merged.null_class is None
-    found = merged(x[:1], t[:1], torch.tensor([0]))
-    assert (found - expected[:1]).norm() <= 1e-10 * expected[:1].norm()
+def test_three_classes_need_only_their_own_files(pool_folder, dit, names):
+    wanted = list(names[1:4])
+    whole = Pool.from_pretrained(pool_folder)
+    keep = {pool_folder / whole.config.classes[name].file for name in wanted}
+    for path in (pool_folder / "tailors").rglob("*.safetensors"):
+        if path not in keep:
+            path.unlink()
+    (pool_folder / "README.md").unlink()
+    some = Pool.from_pretrained(pool_folder, classes=wanted)
+    labels = [0, 1, 2, 3, 0, 1]
+    with torch.no_grad():
+        assert torch.equal(dit.run(some.recombine(wanted), labels), dit.run(whole.recombine(wanted), labels))
+        assert torch.equal(dit.run(some.to_model(), labels), dit.run(whole.recombine(wanted), labels))
+    with pytest.raises(ValueError, match=r"cat-.*safetensors is missing: the pool is incomplete"):
+        Pool.from_pretrained(pool_folder)
 
 
-@pytest.mark.parametrize("form", ["gated", "merged"])
-def test_budgets_are_kept_and_the_smallest_is_named(folder, form):
-    pool = Pool.from_pretrained(folder)
-    full = count(pool.recombine(["a"], form=form))
-    assert count(pool.recombine(["a"], form=form, max_parameters=int(0.8 * full))) <= int(0.8 * full)
-    with pytest.raises(ValueError, match="smallest model has") as refused:
-        pool.recombine(["a"], form=form, max_parameters=10)
-    smallest = int(str(refused.value).partition("smallest model has ")[2].split()[0].replace(",", ""))
-    assert count(pool.recombine(["a"], form=form, max_parameters=smallest)) == smallest
+def test_classes_that_were_not_loaded_are_asked_for(pool_folder, tmp_path, names, content):
+    pool = Pool.from_pretrained(pool_folder, classes=["cat"])
+    for act in (lambda: pool.recombine(["Cat"]), lambda: pool.save_pretrained(tmp_path / "new")):
+        with pytest.raises(ValueError, match=r"not loaded: 'Cat'.*Pool\.from_pretrained\(path, classes="):
+            act()
+    assert not (tmp_path / "new").exists()
+    assert pool.to_model().class_names == ("cat",)
 
 
-def test_adding_and_removing_classes_moves_no_bit_of_the_others(folder):
-    x, t = inputs()
-    y = torch.tensor([0, 1, 2, 3, 4, 5])
-    pool = Pool.from_pretrained(folder)
-    before = pool.recombine(NAMES)(x, t, y)
-    fresh = pool.transfer(["new", "newer"], start="zero")
-    assert [name for name, value in fresh.named_parameters() if value.requires_grad] == [
-        "bank.tailors.rows",
-        "bank.labels.rows",
-    ]
-    null = fresh(x, t, torch.full((6,), 2))
-    assert torch.equal(fresh(x, t, torch.zeros(6, dtype=torch.long)), null)
-    torch.nn.init.normal_(fresh.bank.tailors.rows)
-    pool.add(fresh)
-    grown = Pool.from_pretrained(folder)
-    assert torch.equal(grown.recombine(NAMES)(x, t, y), before)
-    labels = torch.tensor([0, 1, 2, 3, 4, 7])
-    assert torch.equal(grown.to_model()(x, t, labels), before)
-    row = grown.recombine(["a"]).bank.labels.rows[0].numpy().tobytes()
-    tailor = next(t for t in grown.tailors if t.classes == ("a",)).components["blocks.0.attn.proj.u"].numpy().tobytes()
-    everything = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
-    assert row in everything
-    assert tailor in everything
-    grown.remove(["a"])
-    left = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
-    assert row not in left
-    assert tailor not in left
-    shrunk = Pool.from_pretrained(folder)
-    assert "a" not in shrunk.classes
-    others = torch.tensor([0, 1, 2, 3, 4])
-    assert torch.equal(shrunk.recombine(NAMES[1:])(x[1:], t[1:], others), before[1:])
+def test_a_class_removed_while_the_pool_is_being_opened(pool_folder, monkeypatch):
+    """The file of a class vanishes between the reading of config.json and of the file."""
+    real = pool_files.read_learngene
+    others = iter(["cat", "Cat"])
+
+    def meanwhile(root, config):
+        learngene = real(root, config)
+        gone = next(others, None)
+        if gone:
+            monkeypatch.setattr(pool_files, "read_learngene", real)
+            Pool.from_pretrained(root).remove([gone])
+            monkeypatch.setattr(pool_files, "read_learngene", meanwhile)
+        return learngene
+
+    monkeypatch.setattr(pool_files, "read_learngene", meanwhile)
+    assert Pool.from_pretrained(pool_folder).loaded == ("../../x", "\u00e9", "e\u0301")
 
 
-def test_a_trained_learngene_is_refused_and_so_is_a_pool_changed_meanwhile(folder):
-    pool, other = Pool.from_pretrained(folder), Pool.from_pretrained(folder)
+def test_a_folder_that_is_no_pool_is_refused(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ValueError, match=r"nowhere is not a folder; give the folder of a pool"):
+        Pool.from_pretrained(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="file is not a folder"):
+        Pool.from_pretrained(tmp_path / "file")
+    with pytest.raises(ValueError, match=r"has no config\.json, so it is not a pool"):
+        Pool.from_pretrained(tmp_path)
+
+
+# On disk.
+
+
+def test_the_same_pool_gives_the_same_bytes(dit, names, tmp_path, content):
+    first, second = (
+        dit.model().decompose(names, provenance={"b": 1, "a": [2]}).save_pretrained(tmp_path / where)
+        for where in ("first", "second")
+    )
+    assert content(first) == content(second)
+    third = Pool.from_pretrained(first).save_pretrained(tmp_path / "deep" / "third")
+    assert content(third) == content(first)
+
+
+def test_a_pool_s_folder_holds_what_the_design_says(saved, names, content):
+    files = content(saved)
+    tailors = {path for path in files if path.startswith("tailors/")}
+    assert files.keys() - tailors == {"config.json", "learngene.safetensors", "README.md"}
+    config = json.loads(files["config.json"])
+    assert {entry["file"] for entry in config["classes"].values()} == tailors
+    assert list(config["classes"]) == list(names)
+    assert len(tailors) == 5
+
+
+def test_an_empty_folder_is_written_to_and_any_other_is_not(dit, names, saved, tmp_path, content):
+    pool = dit.model().decompose(names)
+    (tmp_path / "empty").mkdir()
+    pool.save_pretrained(tmp_path / "empty")
+    before = content(tmp_path / "empty")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / ".hidden").write_text("mine")
+    for where in ("empty", "file", "used"):
+        with pytest.raises(ValueError, match=f"{where} exists and is not an empty folder; choose a new one"):
+            pool.save_pretrained(tmp_path / where)
+    assert content(tmp_path / "empty") == before
+    assert (tmp_path / "file").read_text() == "mine"
+    assert content(tmp_path / "used") == {".hidden": b"mine"}
+
+
+@given(CLASS_NAMES)
+@settings(max_examples=10)
+def test_any_names_survive_the_disk(saved, given_names):
+    original = Pool.from_pretrained(saved)
+    tailors = [replace(tailor, classes=(name,)) for tailor, name in zip(original.tailors, given_names, strict=True)]
+    classes = {
+        name: replace(entry, row=0) for name, entry in zip(given_names, original.config.classes.values(), strict=True)
+    }
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "pool"
+        Pool(replace(original.config, classes=classes), original.learngene, tailors).save_pretrained(path)
+        assert sorted(os.listdir(place)) == ["pool"]
+        pool = Pool.from_pretrained(path)
+        assert pool.loaded == tuple(given_names)
+        for name, tailor in zip(given_names, original.tailors, strict=True):
+            (found,) = Pool.from_pretrained(path, classes=[name]).tailors
+            assert all(torch.equal(found.components[key], value) for key, value in tailor.components.items())
+        pool.remove(given_names[1:])
+        assert Pool.from_pretrained(path).classes == (given_names[0],)
+        assert len(list(path.rglob("tailors/*/*"))) == 1
+
+
+def test_a_cast_copy_keeps_the_learngene_s_id(saved, dit, tmp_path, scatter):
+    pool = Pool.from_pretrained(saved)
+
+    def cast(state):
+        return {key: value.to(torch.float32) for key, value in state.items()}
+
+    tailors = [replace(t, components=cast(t.components), rows=cast(t.rows)) for t in pool.tailors]
+    copy = Pool(pool.config, cast(pool.learngene), tailors)
+    folder = copy.save_pretrained(tmp_path / "float32")
+    opened = Pool.from_pretrained(folder)
+    assert opened.config.learngene_id == pool.config.learngene_id == state_id(pool.learngene)
+    assert opened.config.learngene_sha256 != pool.config.learngene_sha256
+    with torch.no_grad():
+        found = dit.run(opened.recombine(["cat", "Cat"]), [0, 1, 2] * 2)
+        expected = dit.run(pool.recombine(["cat", "Cat"]), [0, 1, 2] * 2)
+    assert found.dtype == torch.float32
+    assert (found - expected).norm() <= 1e-5 * expected.norm()
+    opened.add(scatter(opened.transfer(["new"])))
+    assert Pool.from_pretrained(folder, classes=["new"]).loaded == ("new",)
+    with pytest.raises(ValueError, match="learngene is not the pool's"):
+        Pool.from_pretrained(saved).add(opened.transfer(["newer"]))
+
+
+# Growing and shrinking.
+
+
+def test_in_memory_and_on_disk_a_pool_grows_and_shrinks_alike(dit, names, tmp_path, scatter):
+    memory = dit.model(gate_map=[0, 1, 0, 2, 2]).decompose(names)
+    disk = dit.model(gate_map=[0, 1, 0, 2, 2]).decompose(names)
+    folder = disk.save_pretrained(tmp_path / "pool")
+    for pool in (memory, disk):
+        pool.add(scatter(pool.transfer(["new", "newer"])))
+        pool.remove(["cat", "newer", "\u00e9", "e\u0301"])
+    assert memory.path is None
+    for pool in (disk, Pool.from_pretrained(folder)):
+        assert pool.classes == memory.classes == ("Cat", "../../x", "new")
+        labels = [0, 1, 2, 3, 0, 1]
+        with torch.no_grad():
+            assert torch.equal(dit.run(pool.to_model(), labels), dit.run(memory.to_model(), labels))
+    later = memory.save_pretrained(tmp_path / "later")
+    assert {path.relative_to(later) for path in later.rglob("*.safetensors")} == {
+        path.relative_to(folder) for path in folder.rglob("*.safetensors")
+    }
+
+
+def test_a_pool_opened_in_part_grows_and_shrinks(pool_folder, scatter, names):
+    pool = Pool.from_pretrained(pool_folder, classes=["cat"])
+    pool.add(scatter(pool.transfer(["new"])))
+    assert pool.loaded == ("cat", "new")
+    pool.remove(["Cat"])
+    assert pool.loaded == ("cat", "new")
+    assert Pool.from_pretrained(pool_folder).loaded == ("cat", *names[2:], "new")
+
+
+def test_a_damaged_class_can_be_removed(pool_folder, names):
+    file = pool_folder / Pool.from_pretrained(pool_folder).config.classes["Cat"].file
+    file.write_bytes(b"damaged")
+    Pool.from_pretrained(pool_folder, classes=["cat"]).remove(["Cat"])
+    assert Pool.from_pretrained(pool_folder).loaded == ("cat", *names[2:])
+    assert not file.exists()
+
+
+def test_new_names_may_be_given_when_adding(pool_folder, scatter, names):
+    pool = Pool.from_pretrained(pool_folder)
+    pool.add(scatter(pool.transfer(["new"])), class_names=["renamed"])
+    assert Pool.from_pretrained(pool_folder).classes == (*names, "renamed")
+
+
+def test_every_class_may_go(pool_folder, content):
+    pool = Pool.from_pretrained(pool_folder)
+    pool.remove(pool.classes)
+    opened = Pool.from_pretrained(pool_folder)
+    assert opened.classes == opened.loaded == ()
+    assert content(pool_folder).keys() == {"config.json", "learngene.safetensors", "README.md"}
+    assert not (pool_folder / "tailors").exists() or not any((pool_folder / "tailors").iterdir())
+    with pytest.raises(ValueError, match="no classes left"):
+        opened.to_model()
+    with pytest.raises(ValueError, match="it has no classes"):
+        opened.recombine(["cat"])
+
+
+def test_a_pool_changed_since_it_was_opened_is_not_written_to(pool_folder, content, scatter, names):
+    first, second = Pool.from_pretrained(pool_folder), Pool.from_pretrained(pool_folder)
+    fresh = scatter(second.transfer(["new"]))
+    first.remove(["cat"])
+    before = content(pool_folder)
+    for act in (lambda: second.add(fresh), lambda: second.remove(["Cat"])):
+        with pytest.raises(ValueError, match=r"changed since it was opened .*open the pool again and repeat"):
+            act()
+        assert content(pool_folder) == before
+        assert second.classes == names
+    again = Pool.from_pretrained(pool_folder)
+    again.add(fresh)
+    assert Pool.from_pretrained(pool_folder).classes == (*names[1:], "new")
+
+
+def test_another_pool_in_the_same_place_is_not_written_to(pool_folder, dit, names, content):
+    pool = Pool.from_pretrained(pool_folder)
+    shutil.rmtree(pool_folder)
+    with pytest.raises(ValueError, match="is not a folder"):
+        pool.remove(["cat"])
+    dit.model(learngene_rank=3).decompose(names).save_pretrained(pool_folder)
+    before = content(pool_folder)
+    with pytest.raises(ValueError, match="changed since it was opened"):
+        pool.remove(["cat"])
+    assert content(pool_folder) == before
+    assert pool.classes == names
+
+
+# What is refused changes nothing.
+
+BAD_NAMES = [[], "cat", ["cat", "cat"], ["cat", "nobody"], [""], ["x" * 300], ["a\nb"], [3], None, ["Cat", "CAT"]]
+
+
+@pytest.mark.parametrize("asked", BAD_NAMES, ids=repr)
+@pytest.mark.parametrize("verb", ["open", "recombine", "remove"])
+def test_impossible_class_lists_are_refused(pool_folder, content, verb, asked, names):
+    if (verb, asked) == ("open", None):
+        asked = ("cat", None)  # None by itself means all
+    pool, before = Pool.from_pretrained(pool_folder), content(pool_folder)
+    act = {"open": lambda: Pool.from_pretrained(pool_folder, asked), "recombine": lambda: pool.recombine(asked)}
+    with pytest.raises(ValueError, match="class") as refused:
+        act.get(verb, lambda: pool.remove(asked))()
+    assert "\n" not in str(refused.value)
+    assert content(pool_folder) == before
+    assert pool.classes == pool.loaded == names
+
+
+def test_the_nearest_class_is_suggested(saved):
+    with pytest.raises(ValueError, match=r"no class 'cats' in this pool; nearest: 'cat'"):
+        Pool.from_pretrained(saved, classes=["cats"])
+
+
+@pytest.mark.parametrize(
+    ("given_names", "message"),
+    [
+        (["cat"], "the pool has 'cat' already; remove first, or use other names"),
+        (["a", "b"], "2 class names for a model of 1 classes"),
+        ("a", "must be a list of names"),
+        (["a\x1b"], "control character"),
+    ],
+)
+def test_impossible_additions_are_refused(pool_folder, content, scatter, names, given_names, message):
+    pool = Pool.from_pretrained(pool_folder)
+    fresh, before = scatter(pool.transfer(["new"])), content(pool_folder)
+    with pytest.raises(ValueError, match=message):
+        pool.add(fresh, class_names=given_names)
+    assert content(pool_folder) == before
+    assert pool.classes == pool.loaded == names
+
+
+def test_a_model_whose_learngene_was_trained_is_refused(pool_folder, content, dit):
+    pool = Pool.from_pretrained(pool_folder)
+    before = content(pool_folder)
     fresh = pool.transfer(["new"])
     with torch.no_grad():
-        fresh.module.pos_embed.add_(1)
-    with pytest.raises(ValueError, match="learngene is not the pool's"):
-        pool.add(fresh)
-    pool.remove(["a"])
-    with pytest.raises(ValueError, match="changed by another process"):
-        other.remove(["CON"])
-    assert "CON" in Pool.from_pretrained(folder).classes
+        fresh.module.final_layer.linear.bias[0] += 1
+    for model in (fresh, dit.model(), pool.transfer(["new"]).to(torch.float32)):
+        with pytest.raises(ValueError, match="this model's learngene is not the pool's"):
+            pool.add(model, class_names=["new"] if model.num_classes == 1 else list("abcde"))
+    assert content(pool_folder) == before
 
 
-@pytest.mark.parametrize("call", range(1, 4))
-def test_a_write_that_fails_leaves_the_old_pool(folder, monkeypatch, call):
-    pool = Pool.from_pretrained(folder)
-    fresh = pool.transfer(["new"])
-    calls = []
-
-    def fail(path, *args):
-        calls.append(path)
-        if len(calls) >= call:
-            raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("kindgene.pool.tailor.write_bytes", fail)
-    monkeypatch.setattr("kindgene.pool.folder.write_json", fail)
-    monkeypatch.setattr("kindgene.pool.folder.write_bytes", fail)
-    with pytest.raises((OSError, ValueError)):
-        pool.add(fresh)
-    assert Pool.from_pretrained(folder).classes == tuple(NAMES)
-
-
-def test_damaged_missing_foreign_and_newer_files_are_named(folder):
-    entry = json.loads((folder / "config.json").read_text())["classes"]["a"]
-    path = folder / entry["file"]
-    good = path.read_bytes()
-    for bad in (good[:-5], good[:-1] + bytes([good[-1] ^ 1]), b""):
-        path.write_bytes(bad)
-        with pytest.raises(ValueError, match="not the file this pool was written with"):
-            Pool.from_pretrained(folder)
-    Pool.from_pretrained(folder, classes=["CON"])
-    path.unlink()
-    with pytest.raises(ValueError, match="is missing"):
-        Pool.from_pretrained(folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "format_version": 99}))
-    with pytest.raises(ValueError, match="newer kindgene"):
-        Pool.from_pretrained(folder)
-    (folder / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="not valid JSON"):
-        Pool.from_pretrained(folder)
+def test_files_that_are_not_the_pool_s_own_are_named(saved, tmp_path):
+    files = [path.relative_to(saved) for path in saved.rglob("*.safetensors")]
+    assert len(files) == 6
+    for number, (file, damage) in enumerate(itertools.product(files, ("cut", "flipped", "empty", "missing", "folder"))):
+        path = copied(saved, tmp_path / str(number)) / file
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 4
+        path.unlink()
+        if damage == "folder":
+            path.mkdir()
+        elif damage != "missing":
+            path.write_bytes({"cut": data[:-1], "flipped": data, "empty": b""}[damage])
+        with pytest.raises(ValueError, match=file.name) as refused:
+            Pool.from_pretrained(tmp_path / str(number))
+        assert "copy" in str(refused.value)
+        assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("names", [[], ["a", "a"], ["nobody"], [""], ["x" * 300], "a"])
-def test_impossible_class_lists_are_refused(folder, names):
-    with pytest.raises(ValueError, match="class"):
-        Pool.from_pretrained(folder).recombine(names)
+def test_swapped_tailors_are_named(pool_folder):
+    entries = Pool.from_pretrained(pool_folder).config.classes
+    one, two = (pool_folder / entries[name].file for name in ("cat", "Cat"))
+    data = one.read_bytes(), two.read_bytes()
+    one.write_bytes(data[1])
+    two.write_bytes(data[0])
+    with pytest.raises(ValueError, match="is not the file this pool was written with"):
+        Pool.from_pretrained(pool_folder, classes=["cat"])
+    one.write_bytes(data[0])
+    two.write_bytes(data[1])
+
+    def swap(config):
+        cat, other = config["classes"]["cat"], config["classes"]["Cat"]
+        config["classes"] |= {"cat": other, "Cat": cat}
+
+    with pytest.raises(ValueError, match=r"is not the tailor of 'cat', as config\.json says"):
+        Pool.from_pretrained(rewritten(pool_folder, swap), classes=["cat"])
 
 
-def test_a_folder_that_holds_something_is_not_written_to(model, folder):
-    before = sorted(folder.rglob("*"))
-    with pytest.raises(ValueError, match="not empty"):
-        model.decompose(NAMES).save_pretrained(folder)
-    assert sorted(folder.rglob("*")) == before
+def test_another_learngene_is_named(pool_folder, dit, names, tmp_path):
+    other = dit.model(learngene_rank=5).decompose(names)
+    other.save_pretrained(tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "learngene.safetensors", pool_folder)
+    with pytest.raises(ValueError, match=r"learngene\.safetensors is not the file this pool was written with"):
+        Pool.from_pretrained(pool_folder)
+    rewritten(pool_folder, lambda config: config.update(learngene_sha256=other.config.learngene_sha256))
+    with pytest.raises(ValueError, match=r"learngene\.safetensors is another learngene \([0-9a-f]{16}; this pool has"):
+        Pool.from_pretrained(pool_folder)
 
 
-def test_a_merged_model_needs_nothing_of_the_method(folder, tmp_path):
-    merged = Pool.from_pretrained(folder).recombine(["a"], form="merged")
-    merged.save_pretrained(tmp_path / "merged")
-    program = (
-        "import sys\n"
-        "for name in ('kindgene.core', 'kindgene.pool', 'kindgene.training'): sys.modules[name] = None\n"
-        "import torch\nfrom kindgene import DiT\n"
-        f"model = DiT.from_pretrained({str(tmp_path / 'merged')!r})\n"
-        "print(model(torch.ones(1, 1, 8, 8), torch.tensor([7]), torch.tensor([0])).shape)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "[1, 1, 8, 8]" in done.stdout
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is not valid JSON"),
+        ("{", "is not valid JSON"),
+        ('{"format": "kindgene-pool", "format_version"', "is not valid JSON"),
+        ("\x00\x01", "is not valid JSON"),
+        ("[]", "is not a pool's config"),
+        ('{"format": "other"}', "is not a pool's config"),
+        ('{"format": "kindgene-pool"}', "format_version is missing"),
+        (
+            '{"format": "kindgene-pool", "format_version": 99}',
+            "version 99, .* install the kindgene that wrote it",
+        ),
+    ],
+)
+def test_a_config_that_cannot_be_read_is_named(pool_folder, text, message):
+    (pool_folder / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"config\.json.*{message}") as refused:
+        Pool.from_pretrained(pool_folder)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("file", ["../x", "../pool/learngene.safetensors", "/etc/passwd", "tailors/../config.json"])
+def test_a_path_that_leaves_the_pool_is_not_followed(pool_folder, file, monkeypatch):
+    rewritten(pool_folder, lambda config: config["classes"]["cat"].update(file=file))
+    opened = []
+    monkeypatch.setattr(pool_files, "read_tailor", lambda *args: opened.append(args))
+    with pytest.raises(ValueError, match=r"'cat': .* is not the path of a tailor's file inside the pool"):
+        Pool.from_pretrained(pool_folder)
+    assert opened == []
+
+
+def test_a_config_that_does_not_fit_the_tensors_is_named(pool_folder, tmp_path):
+    def ranks(config):
+        config["ranks"]["blocks.0.attn.proj"] = [3]
+
+    def tailor_ranks(config):
+        config["classes"]["cat"]["tailor_ranks"] = 3
+
+    for number, (change, message) in enumerate(
+        [
+            (ranks, r"learngene\.safetensors: blocks\.0\.attn\.proj\.u has shape \[4, 16\], expected .* first 3"),
+            (tailor_ranks, r"cat-.*: blocks\.0\.attn\.qkv\.u has shape \[12, 16\], expected \[9, 16\]"),
+            (lambda config: config["ranks"].update(elsewhere=[2]), r"learngene\.safetensors: elsewhere\.u is missing"),
+            (lambda config: config["label_tables"].append("t"), r"learngene\.safetensors: t\.null_row is missing"),
+            (lambda config: config["label_tables"].clear(), r"cat-.*: unexpected y_embedder\.embedding_table"),
+        ]
+    ):
+        with pytest.raises(ValueError, match=message):
+            Pool.from_pretrained(rewritten(copied(pool_folder, tmp_path / str(number)), change))
+
+
+def test_a_pool_is_not_changed_by_its_models(saved, dit):
+    pool = Pool.from_pretrained(saved)
+    known = state_id(pool.learngene), [tailor.to_bytes("") for tailor in pool.tailors]
+    models = [pool.to_model(), pool.recombine(["cat", "Cat"]), pool.recombine(["cat"], form="merged")]
+    models += [pool.transfer(["new"])]
+    with torch.no_grad():
+        for model in models:
+            for value in model.parameters():
+                value.fill_(7)
+    assert (state_id(pool.learngene), [tailor.to_bytes("") for tailor in pool.tailors]) == known
+
+
+def test_all_loaded_classes_make_a_trainable_model(saved, names, dit):
+    pool = Pool.from_pretrained(saved, classes=names[1:4])
+    model = pool.to_model()
+    assert model.class_names == names[1:4]
+    frozen = [name for name, value in model.named_parameters() if not value.requires_grad]
+    assert frozen == ["module.pos_embed"]
+    dit.run(model, [0, 1, 2, 3, 0, 1]).sum().backward()
+    assert model.bank.tailors.rows.grad.any()
+    back = split(model)
+    for tailor, row in zip(pool.tailors, back.tailors, strict=True):
+        assert all(torch.equal(tailor.components[key], row[key]) for key in row)

@@ -7,26 +7,27 @@ from typing import Annotated
 
 import typer
 
-from kindgene.cli.shared import load_run, new_folder
+from kindgene.cli.models import load_run, read_run
+from kindgene.cli.options import new_folder
+
+EXAMPLE = "kindgene decompose runs/digits --out my-pool"
 
 
 def run(
     run: Annotated[Path, typer.Argument(help="Folder of a run of kindgene pretrain.")],
     out: Annotated[Path, typer.Option(help="New folder for the pool.")],
-    weights: Annotated[str, typer.Option(help="ema or raw.")] = "ema",
+    weights: Annotated[str, typer.Option(help="ema, or raw: as the last step left them.")] = "ema",
 ) -> None:
-    """Takes a trained model apart into a pool: a learngene and a tailor a class.
-
-    Example: kindgene decompose runs/digits --out my-pool
-    """
-    from kindgene.core.decomposable import Decomposable
+    """Take a trained model apart into a pool: a learngene and a tailor a class."""
+    from kindgene import Decomposable
 
     new_folder(out)
-    model = load_run(run, weights)
+    facts = read_run(run)
+    model, step = load_run(run, facts, weights)  # type: ignore[arg-type]  # checked there
     if not isinstance(model, Decomposable):
         raise ValueError(f"{run} trained a dense model; only a decomposable one can be taken apart")
-    pool = model.decompose(provenance={"recipe": "kindgene pretrain"})
+    provenance = {"recipe": "kindgene decompose", "step": step, "config": facts["config"], "data": facts["data"]}
+    pool = model.decompose(provenance=provenance)
     pool.save_pretrained(out)
-    typer.echo(
-        f"{out}: learngene {pool.config.learngene_id[:16]}, {len(pool.classes)} classes, {model.weights} weights"
-    )
+    identity = pool.config.learngene_id[:16]
+    typer.echo(f"{out}: learngene {identity}, {len(pool.classes)} classes, {model.weights} weights of step {step}")

@@ -8,41 +8,66 @@ from typing import Annotated
 
 import typer
 
-from kindgene.cli.shared import build, class_list, load_data, save_recipe
+from kindgene.cli import options
+from kindgene.cli.models import load_data
+
+EXAMPLE = "kindgene pretrain --data digits --classes 0,1,2 --out runs/digits"
+
+_MODEL = "Model"
+_RANKS = (20, 6)
+_TARGETS = "paper+adaln"
 
 
 def run(
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    data: Annotated[str, typer.Option(help="digits, or a folder with one folder of images a class.")] = "digits",
-    classes: Annotated[str | None, typer.Option(help="Comma separated; all if not given.")] = None,
-    preset: Annotated[str, typer.Option(help="Size of the DiT, e.g. mini/2 or DiT-S/4.")] = "mini/2",
-    image_size: Annotated[int, typer.Option(help="Pixels a side (digits: 8).")] = 8,
-    channels: Annotated[int, typer.Option(help="1 or 3 (digits: 1).")] = 1,
-    learngene_rank: Annotated[int, typer.Option(help="N_G.")] = 20,
-    tailor_rank: Annotated[int, typer.Option(help="N_T of each class.")] = 6,
-    targets: Annotated[str, typer.Option(help="paper or paper+adaln.")] = "paper+adaln",
-    dense: Annotated[bool, typer.Option("--dense", help="Train the dense twin instead.")] = False,
-    prediction: Annotated[str, typer.Option(help="v or epsilon.")] = "v",
-    steps: int = 600,
-    batch_size: int = 128,
-    learning_rate: float = 3e-3,
-    label_drop: float = 0.1,
-    ema_decay: float = 0.995,
-    gradient_accumulation_steps: int = 1,
-    checkpointing_steps: int = 200,
-    checkpoints_total_limit: int = 2,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the latest checkpoint.")] = False,
-    seed: int = 0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done and stop.")] = False,
+    data: options.Data = "digits",
+    classes: options.Classes = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Pixels a side; needed for a folder.", callback=options.at_least_one)
+    ] = None,
+    channels: Annotated[int | None, typer.Option(help="1 (grey) or 3; of a folder 3 if not given.")] = None,
+    preset: Annotated[str, typer.Option(help="mini/2, tiny/2, DiT-S/4, ...", rich_help_panel=_MODEL)] = "mini/2",
+    learngene_rank: Annotated[
+        int, typer.Option(help="Components all classes share.", callback=options.at_least_one, rich_help_panel=_MODEL)
+    ] = _RANKS[0],
+    tailor_rank: Annotated[
+        int, typer.Option(help="Components of each class.", callback=options.at_least_one, rich_help_panel=_MODEL)
+    ] = _RANKS[1],
+    targets: Annotated[
+        str, typer.Option(help="What is decomposed: paper or paper+adaln.", rich_help_panel=_MODEL)
+    ] = _TARGETS,
+    dense: Annotated[
+        bool, typer.Option("--dense", help="Train the dense twin instead.", rich_help_panel=_MODEL)
+    ] = False,
+    prediction: Annotated[str, typer.Option(help="v or epsilon.", rich_help_panel=_MODEL)] = "v",
+    steps: options.Steps = 600,
+    batch_size: options.BatchSize = 128,
+    learning_rate: options.LearningRate = 3e-3,
+    label_drop: options.LabelDrop = 0.1,
+    ema_decay: options.EmaDecay = 0.995,
+    gradient_accumulation_steps: options.Accumulation = 1,
+    mixed_precision: options.MixedPrecision = "no",
+    deterministic: options.Deterministic = False,
+    checkpointing_steps: options.CheckpointEvery = 200,
+    checkpoints_total_limit: options.CheckpointsKept = 2,
+    resume: options.Resume = False,
+    seed: options.Seed = 0,
+    dry_run: options.DryRun = False,
 ) -> None:
-    """Pre-trains a decomposable DiT.
+    """Pre-train a decomposable DiT.
 
-    Example: kindgene pretrain --data digits --classes 0,1,2 --out runs/digits
+    Ctrl-C saves a checkpoint; the same command with --resume goes on from it.
     """
-    from kindgene import DiT, TrainConfig, train
+    import torch
+
+    from kindgene import DiT, KindConfig, TrainConfig, make_decomposable, train
     from kindgene.evaluation.cost import measure_cost
     from kindgene.progress import RichProgress
 
+    if not resume:
+        options.new_run(out)
+    if dense and (learngene_rank, tailor_rank, targets) != (*_RANKS, _TARGETS):
+        raise ValueError("--dense trains no components: leave out --learngene-rank, --tailor-rank and --targets")
     config = TrainConfig(
         steps=steps,
         batch_size=batch_size,
@@ -52,43 +77,39 @@ def run(
         label_drop=label_drop,
         ema_decay=ema_decay,
         gradient_accumulation_steps=gradient_accumulation_steps,
+        mixed_precision=mixed_precision,  # type: ignore[arg-type]  # checked there
+        deterministic=deterministic,
         checkpoint_every=checkpointing_steps,
         checkpoints_total_limit=checkpoints_total_limit,
         seed=seed,
     )
-    images = load_data(data, class_list(classes), image_size, channels)
+    images = load_data(data, options.class_list(classes), image_size, channels)
     names = list(images.class_names)
-    shape = {
-        "input_size": images.images.shape[-1],
-        "in_channels": images.images.shape[1],
-        "learn_sigma": False,
-    }
-    backbone = DiT.from_preset(preset, num_classes=len(names), class_names=names, prediction=prediction, **shape)
-    kind = None
-    if not dense:
-        kind = {
-            "num_classes": len(names),
-            "learngene_rank": learngene_rank,
-            "tailor_rank": tailor_rank,
-            "targets": targets,
-        }
-    plain = {key: value for key, value in backbone.config.items() if not key.startswith("_")}
-    model = build({"backbone": plain, "kind": kind}, seed)
+    kind = KindConfig(num_classes=len(names), learngene_rank=learngene_rank, tailor_rank=tailor_rank, targets=targets)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = DiT.from_preset(
+            preset,
+            num_classes=len(names),
+            class_names=names,
+            input_size=images.images.shape[-1],
+            in_channels=images.images.shape[1],
+            learn_sigma=False,
+            prediction=prediction,
+        )
+        model = backbone if dense else make_decomposable(backbone, kind)
     if dry_run:
-        cost = measure_cost(model).to_dict()
-        typer.echo(json.dumps({"train": config.to_dict(), "backbone": plain, "kind": kind, "cost": cost}, indent=2))
+        facts = {
+            "out": str(out),
+            "data": data,
+            "images": len(images),
+            "train": config.to_dict(),
+            "backbone": {key: value for key, value in backbone.config.items() if not key.startswith("_")},
+            "kind": None if dense else kind.to_dict(),
+            **measure_cost(model).to_dict(),
+        }
+        typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
         return
-    if not resume:
-        _refuse_old(out)
-        save_recipe(out, plain, kind)
     result = train(model, images, config, out, resume=resume, progress=RichProgress("pre-train"))
-    typer.echo(f"{result.steps} steps, final loss {result.final_loss:.4f}; next: kindgene decompose {out} --out POOL")
-
-
-def _refuse_old(out: Path) -> None:
-    from kindgene.cli.shared import new_folder
-
-    try:
-        new_folder(out)
-    except ValueError as error:
-        raise ValueError(f"{error}; or pass --resume to continue the run in it") from error
+    following = f"sample {out} --out samples.png" if dense else f"decompose {out} --out POOL"
+    typer.echo(f"{result.steps} steps, final loss {result.final_loss:.4f}; next: kindgene {following}")

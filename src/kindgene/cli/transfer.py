@@ -2,52 +2,72 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from kindgene.cli.shared import class_list, load_data
+from kindgene.cli import options
+from kindgene.cli.models import load_data, open_pool
+
+EXAMPLE = "kindgene transfer my-pool --classes 6,7 --out runs/new --add"
 
 
 def run(
-    pool: Annotated[Path, typer.Argument(help="Folder of a pool.")],
+    pool: options.PoolFolder,
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    data: Annotated[str, typer.Option(help="digits, or a folder with one folder of images a class.")] = "digits",
-    classes: Annotated[str | None, typer.Option(help="New classes, comma separated; all if not given.")] = None,
-    tailor_rank: Annotated[int | None, typer.Option(help="Default: the pool's.")] = None,
-    steps: int = 150,
-    batch_size: int = 128,
-    learning_rate: float = 6e-3,
-    ema_decay: float = 0.995,
+    data: options.Data = "digits",
+    classes: options.Classes = None,
+    tailor_rank: Annotated[
+        int | None,
+        typer.Option(help="Components of each class; the pool's if not given.", callback=options.at_least_one),
+    ] = None,
+    start: Annotated[str, typer.Option(help="What new tailors start from: random or zero.")] = "random",
     add: Annotated[bool, typer.Option("--add", help="Add the new tailors to the pool.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the latest checkpoint.")] = False,
-    seed: int = 0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained and stop.")] = False,
+    steps: options.Steps = 150,
+    batch_size: options.BatchSize = 128,
+    learning_rate: options.LearningRate = 6e-3,
+    ema_decay: options.EmaDecay = 0.995,
+    gradient_accumulation_steps: options.Accumulation = 1,
+    mixed_precision: options.MixedPrecision = "no",
+    deterministic: options.Deterministic = False,
+    checkpointing_steps: options.CheckpointEvery = 200,
+    checkpoints_total_limit: options.CheckpointsKept = 2,
+    resume: options.Resume = False,
+    seed: options.Seed = 0,
+    dry_run: options.DryRun = False,
 ) -> None:
-    """Trains tailors for new classes beside the frozen learngene.
+    """Train tailors for new classes beside the frozen learngene.
 
-    Without --add the new tailors stay in the run; the same command with --resume --add adds them later.
-
-    Example: kindgene transfer my-pool --data digits --classes 6,7 --out runs/new --add
+    Without --add the new tailors stay in the run; the same command with
+    --resume --add adds them later, without training again.
     """
     import torch
 
-    from kindgene import Pool, TrainConfig, train
+    from kindgene import TrainConfig, train
+    from kindgene.evaluation.cost import measure_cost
     from kindgene.progress import RichProgress
     from kindgene.transfer.strategies import kind_transfer
 
-    opened = Pool.from_pretrained(pool, classes=None)
-    config = opened.config.backbone_config
-    images = load_data(data, class_list(classes), int(config["input_size"]), int(config["in_channels"]))
+    if not resume:
+        options.new_run(out)
+    names = options.class_list(classes)
+    opened = open_pool(pool, None)
+    backbone = opened.config.backbone_config
+    images = load_data(data, names, int(backbone["input_size"]), int(backbone["in_channels"]))
     taken = [name for name in images.class_names if name in opened.classes]
     if taken and add:
         raise ValueError(f"the pool has {', '.join(map(repr, taken))} already; choose other classes with --classes")
     generator = torch.Generator().manual_seed(seed)
-    transfer = kind_transfer(opened, images.class_names, tailor_rank, generator=generator)
-    for name, count in transfer.trained.items():
-        typer.echo(f"trained: {name}, {count:,} numbers")
-    settings = TrainConfig(
+    transfer = kind_transfer(
+        opened,
+        images.class_names,
+        tailor_rank,
+        start=start,  # type: ignore[arg-type]  # checked there
+        generator=generator,
+    )
+    config = TrainConfig(
         steps=steps,
         batch_size=batch_size,
         learning_rate=learning_rate,
@@ -55,11 +75,31 @@ def run(
         schedule="cosine",
         label_drop=transfer.label_drop,
         ema_decay=ema_decay,
+        gradient_accumulation_steps=gradient_accumulation_steps,
+        mixed_precision=mixed_precision,  # type: ignore[arg-type]  # checked there
+        deterministic=deterministic,
+        checkpoint_every=checkpointing_steps,
+        checkpoints_total_limit=checkpoints_total_limit,
         seed=seed,
     )
     if dry_run:
+        facts = {
+            "pool": str(pool),
+            "learngene_id": opened.config.learngene_id,
+            "out": str(out),
+            "data": data,
+            "images": len(images),
+            "classes": list(images.class_names),
+            "train": config.to_dict(),
+            "trained": transfer.trained,
+            **measure_cost(transfer.model).to_dict(),
+        }
+        typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
         return
-    train(transfer.model, images, settings, out, resume=resume, progress=RichProgress("transfer"))
+    train(transfer.model, images, config, out, resume=resume, progress=RichProgress("transfer"))
+    typer.echo(f"trained {sum(transfer.trained.values()):,} numbers: {', '.join(transfer.trained)}")
     if add:
-        opened.add(transfer.model)  # type: ignore[arg-type]
+        opened.add(transfer.model)  # type: ignore[arg-type]  # a Decomposable, as KIND's transfer makes it
         typer.echo(f"{pool}: now {', '.join(opened.classes)}")
+    else:
+        typer.echo(f"{out}: --resume --add adds its tailors to {pool}")

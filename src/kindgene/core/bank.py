@@ -42,7 +42,7 @@ class GatheredTable:
         """Where each wanted row id stands in `values`; R (out of range: an error, never another's row) if absent."""
         if self.ids.numel() == 0:
             return torch.zeros_like(wanted)
-        position = torch.searchsorted(self.ids, wanted).clamp(max=self.ids.numel() - 1)
+        position = torch.searchsorted(self.ids, wanted.contiguous()).clamp(max=self.ids.numel() - 1)
         return torch.where(self.ids[position] == wanted, position, self.ids.numel())
 
 
@@ -190,9 +190,13 @@ class TailorBank(nn.Module):
 
 
 def _hard(labels_B: Tensor, null: int) -> tuple[Tensor, Tensor]:
-    """Class ids [B, 1] (0 standing in where the gate is closed) and weights [B, 1] in {0, 1}."""
+    """Class ids [B, 1] (0 standing in where the gate is closed) and weights [B, 1] in {0, 1}.
+
+    A negative id becomes `null`, which is out of range as an index, where it would count from the end of a table.
+    """
     open_B = labels_B != null
-    return torch.where(open_B, labels_B, 0).long().unsqueeze(1), open_B.unsqueeze(1)
+    classes_B = torch.where(open_B, labels_B, 0).long()
+    return torch.where(classes_B < 0, null, classes_B).unsqueeze(1), open_B.unsqueeze(1)
 
 
 def _soft(weight_BC: Tensor) -> tuple[Tensor, Tensor]:

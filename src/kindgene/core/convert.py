@@ -37,7 +37,8 @@ def make_decomposable(module: nn.Module, config: KindConfig, generator: torch.Ge
 
     The module is consumed: use the returned model in its place. Random components are drawn with `generator` (torch's
     default one if None). Raises ValueError, naming the layer, for a pattern that matches nothing, a target that is not
-    exactly ``nn.Linear``, tied weights, impossible ranks, and loaded weights that would be thrown away unasked.
+    exactly ``nn.Linear``, tied weights, impossible ranks, and loaded weights that would be thrown away unasked; the
+    module is as it was then.
     """
     names = _names(module, config)
     targets = find_targets(module, config, names)
@@ -45,24 +46,28 @@ def make_decomposable(module: nn.Module, config: KindConfig, generator: torch.Ge
     init = config.init or _default_init(module)
     label_argument = names.label_argument if config.label_argument is None else config.label_argument
     _check_label_argument(module, label_argument)
-    gate = Gate()  # everything is checked by now: the module is changed from here on
+    gate = Gate()
 
-    layers = {target.name: _replace_linear(module, target, gate) for target in targets}
-    rows = {name: _replace_table(module, name, gate) for name in tables}
-    dense = {name: old for name, (old, _) in layers.items()}
-    new_layers = {name: new for name, (_, new) in layers.items()}
-    some = next(iter(dense.values())).weight
+    layers = {target.name: _gated_layer(module, target, gate) for target in targets}
+    rows = {name: _gated_table(module, name, gate) for name in tables}
+    some = next(iter(layers.values()))
     bank = TailorBank(
         config.tailor_of,
-        {piece: shape for layer in new_layers.values() for piece, shape in layer.piece_shapes.items()},
-        {piece: shape for _, table in rows.values() for piece, shape in table.piece_shapes.items()},
-        dtype=some.dtype,
-    ).to(some.device)
+        {piece: shape for layer in layers.values() for piece, shape in layer.piece_shapes.items()},
+        {piece: shape for table in rows.values() for piece, shape in table.piece_shapes.items()},
+        dtype=some.v.dtype,
+    ).to(some.v.device)
     with torch.no_grad():
-        for name, layer in new_layers.items():
-            _fill(layer, bank, dense[name].weight, init, generator)
-        for name, (old, table) in rows.items():
-            _fill_table(table, bank, old.weight, name)
+        for name, layer in layers.items():
+            _fill(layer, bank, module.get_parameter(f"{name}.weight"), init, generator)
+        for name, table in rows.items():
+            _fill_table(table, bank, module.get_parameter(f"{name}.weight"), name)
+
+    # What could fail has not: the module is changed from here on.
+    for name, new in {**layers, **rows}.items():
+        module.set_submodule(name, new)
+    for name in rows:
+        _never_drop_labels(module.get_submodule(name.rpartition(".")[0]))
     return Decomposable(module, bank, gate, config, label_argument)
 
 
@@ -74,6 +79,8 @@ def find_targets(module: nn.Module, config: KindConfig, names: TargetNames | Non
     chosen = _match(patterns, modules, what="target pattern", offer=_linear_names(module))
     fused = _parts(chosen, names.fused, modules)
     _check_linear(module, chosen, modules)
+    if config.fused is not None:
+        _used_once(config.fused, chosen, "fused")
     _used_once(config.learngene_rank, chosen, "learngene_rank")
     _used_once(config.tailor_rank, chosen, "tailor_rank")
     return [
@@ -167,29 +174,38 @@ def _parts(chosen: Sequence[str], fused: Mapping[str, int], modules: Mapping[str
 
 
 def _check_linear(module: nn.Module, chosen: Sequence[str], modules: Mapping[str, nn.Module]) -> None:
-    owners: dict[int, list[str]] = {}
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        owners.setdefault(id(parameter), []).append(name)
+    owners = _owners(module)
     for name in chosen:
         child = modules[name]
         if type(child) is not nn.Linear:
             raise ValueError(
                 f"target {name} is a {type(child).__name__}; only modules of exactly nn.Linear can be targets"
             )
-        if id(child.weight) not in owners:
-            raise ValueError(
-                f"target {name} computes its weight from others (weight_norm?); make it a plain parameter first"
-            )
-        shared = [owner for owner in owners[id(child.weight)] if owner != f"{name}.weight"]
-        if shared:
-            raise ValueError(
-                f"target {name} shares its weight with {', '.join(shared)}: tied weights cannot be decomposed"
-            )
+        _check_weight("target", name, child.weight, owners)
 
 
-def _used_once(rank: Rank | Mapping[str, Rank], chosen: Sequence[str], what: str) -> None:
-    if isinstance(rank, Mapping):
-        for pattern in rank:
+def _owners(module: nn.Module) -> dict[int, list[str]]:
+    """All names of every parameter, by its id."""
+    owners: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(parameter), []).append(name)
+    return owners
+
+
+def _check_weight(what: str, name: str, weight: Tensor, owners: Mapping[int, Sequence[str]]) -> None:
+    """Refuses a weight that is computed from others, and one that others have too."""
+    if id(weight) not in owners:
+        raise ValueError(
+            f"{what} {name} computes its weight from others (weight_norm?); make it a plain parameter first"
+        )
+    shared = [owner for owner in owners[id(weight)] if owner != f"{name}.weight"]
+    if shared:
+        raise ValueError(f"{what} {name} shares its weight with {', '.join(shared)}: tied weights cannot be decomposed")
+
+
+def _used_once(setting: Rank | Mapping[str, Rank], chosen: Sequence[str], what: str) -> None:
+    if isinstance(setting, Mapping):
+        for pattern in setting:
             if not any(fnmatchcase(name, pattern) for name in chosen):
                 raise ValueError(f"{what} pattern {pattern!r} matches no target; targets: {_listing(chosen)}")
 
@@ -210,6 +226,7 @@ def _rank(rank: Rank | Mapping[str, Rank], name: str, parts: int, linear: nn.Mod
 def _label_tables(module: nn.Module, config: KindConfig, names: TargetNames) -> list[str]:
     """Label tables to put behind the gate: nn.Embedding with one row a class, or one more for null (the last)."""
     modules = _inner_modules(module)
+    owners = _owners(module)
     embeddings = [name for name, child in modules.items() if type(child) is nn.Embedding]
     found = _match(names.class_rows, modules, what="class_rows pattern", offer=embeddings)
     for name in found:
@@ -221,6 +238,7 @@ def _label_tables(module: nn.Module, config: KindConfig, names: TargetNames) -> 
                 f"label table {name} has {table.num_embeddings} rows; {config.num_classes} classes need "
                 f"{config.num_classes}, or {config.num_classes + 1} with the null row last"
             )
+        _check_weight("label table", name, table.weight, owners)
     return found
 
 
@@ -234,7 +252,8 @@ def _default_init(module: nn.Module) -> str:
     return "random"
 
 
-def _replace_linear(module: nn.Module, target: Target, gate: Gate) -> tuple[nn.Linear, KindLinear]:
+def _gated_layer(module: nn.Module, target: Target, gate: Gate) -> KindLinear:
+    """What stands in a target's place: its bias, components that are still zero."""
     old = module.get_submodule(target.name)
     assert isinstance(old, nn.Linear)
     new = KindLinear(
@@ -251,23 +270,28 @@ def _replace_linear(module: nn.Module, target: Target, gate: Gate) -> tuple[nn.L
     if old.bias is not None:
         new.bias = old.bias
     new.train(old.training)
-    module.set_submodule(target.name, new)
-    return old, new
+    return new
 
 
-def _replace_table(module: nn.Module, name: str, gate: Gate) -> tuple[nn.Embedding, ClassRows]:
+def _gated_table(module: nn.Module, name: str, gate: Gate) -> ClassRows:
+    """What stands in a label table's place."""
     old = module.get_submodule(name)
     assert isinstance(old, nn.Embedding)
     new = ClassRows(old.embedding_dim, gate=gate, name=name, dtype=old.weight.dtype).to(old.weight.device)
-    module.set_submodule(name, new)
-    parent = module.get_submodule(name.rpartition(".")[0])
-    if isinstance(getattr(parent, "dropout_prob", None), float):
-        parent.dropout_prob = 0.0  # type: ignore[assignment]  # labels are dropped by the training loss alone
-    return old, new
+    new.train(old.training)
+    return new
+
+
+def _never_drop_labels(embedder: nn.Module) -> None:
+    """Sets the label dropout of diffusers' embedders to 0: labels are dropped by the training loss alone."""
+    if isinstance(getattr(embedder, "dropout_prob", None), float):
+        embedder.dropout_prob = 0.0  # type: ignore[assignment]
 
 
 def _fill(layer: KindLinear, bank: TailorBank, weight_OI: Tensor, init: str, generator: torch.Generator | None) -> None:
     """Gives one layer's learngene and tailors their first values."""
+    if not torch.isfinite(weight_OI).all():
+        raise ValueError(f"the weight of target {layer.name} is not finite everywhere")
     tailors = layer.tailor(bank.tailors.views(bank.tailors.rows))
     weights = weight_OI.chunk(layer.parts)
     for learngene, tailor, weight in zip(layer.learngene(), tailors, weights, strict=True):

@@ -35,8 +35,7 @@ class Decomposable(nn.Module):
         self.gate = gate
         self.gate.bind(bank.select)
         self.label_argument = label_argument
-        arguments = list(inspect.signature(module.forward).parameters)
-        self._label_position = arguments.index(label_argument) if label_argument else -1
+        self._label_position = _position(module, label_argument)
         names = getattr(getattr(module, "config", None), "class_names", None)
         self.class_names: tuple[str, ...] | None = tuple(names) if names else None
         self.weights: Literal["raw", "ema"] = "raw"
@@ -50,7 +49,13 @@ class Decomposable(nn.Module):
                 )
             return self.module(*args, **kwargs)  # the gate is open, or the first gated layer says that it is not
         selection = self.bank.select(labels, rows)
+        _check_batch(selection.batch, labels, (*args, *kwargs.values()))
         if labels.is_floating_point():  # the module itself knows ids only; what it would look up, the gate decides
+            if not self.bank.labels.sizes:
+                raise ValueError(
+                    f"{type(self.module).__name__} reads the labels itself, which soft gate weights are not: name its "
+                    "label tables as class_rows, or open the gate by hand: `with model.gate(weights): ...`"
+                )
             args, kwargs = self._replace_labels(
                 torch.zeros_like(selection.weight[:, 0], dtype=torch.long), args, kwargs
             )
@@ -109,7 +114,7 @@ class Decomposable(nn.Module):
         if not self.label_argument:
             return None
         labels = kwargs.get(self.label_argument)
-        if labels is None and len(args) > self._label_position:
+        if labels is None and self._label_position is not None and len(args) > self._label_position:
             labels = args[self._label_position]
         return labels
 
@@ -119,4 +124,22 @@ class Decomposable(nn.Module):
         if self.label_argument in kwargs:
             return args, {**kwargs, self.label_argument: labels}
         position = self._label_position
+        assert position is not None, "labels come by position or by keyword"
         return (*args[:position], labels, *args[position + 1 :]), kwargs
+
+
+def _check_batch(batch: int, labels: Tensor, values: tuple[Any, ...]) -> None:
+    """Refuses labels of another batch size than the first tensor beside them."""
+    for value in values:
+        if isinstance(value, Tensor) and value is not labels:
+            if value.dim() and value.shape[0] != batch:
+                raise ValueError(f"labels are for a batch of {batch}, but the batch is of {value.shape[0]}")
+            return
+
+
+def _position(module: nn.Module, argument: str) -> int | None:
+    """Where `argument` stands among the forward's positional arguments; None where it is not one of them."""
+    for position, (name, parameter) in enumerate(inspect.signature(module.forward).parameters.items()):
+        if name == argument and parameter.kind is not parameter.KEYWORD_ONLY:
+            return position
+    return None

@@ -11,8 +11,9 @@ wrong (DESIGN, guarantee 9; the mechanism is ours):
   backward by a checkpoint that does not know the gate finds a foreign selection, or none, and raises;
 - `checkpoint_contexts` is the ``context_fn`` that reopens the forward's own selection around its recomputation, in
   whatever thread that happens;
-- a region compiled by torch.compile cannot look at threads: it reads one attribute, which is poisoned while more
-  than one thread has the gate open.
+- a region compiled by torch.compile cannot ask for the backward pass: it reads this thread's innermost selection.
+  One mistake goes unnoticed there, and there alone: compiled layers under a checkpoint that does not know the gate,
+  recomputed by a backward that runs inside a ``with model.gate(...)`` of other labels.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,23 +60,19 @@ class _Opened:
     graph_task: int
 
 
-class _ThreadStack(threading.local):
-    """What this thread has opened, innermost last."""
+class _ThreadState(threading.local):
+    """What this thread has opened, innermost last, and the innermost selection, which compiled regions read."""
 
     def __init__(self) -> None:
         self.stack: list[_Opened] = []
+        self.visible: Selection | None = None
 
 
 class Gate:
     """One per model. `opened` is for the model's own forward; `current` is for its layers."""
 
     def __init__(self) -> None:
-        self._local = _ThreadStack()
-        self._lock = threading.Lock()
-        self._open_threads = 0
-        self._visible: Selection | None = None  # what a compiled region reads
-        self._ambiguous = False
-
+        self._local = _ThreadState()
         self._select: Callable[..., Selection] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -97,17 +94,17 @@ class Gate:
     def is_open(self) -> bool:
         """Whether this thread's forward has opened the gate (in the backward pass it is running, if any)."""
         if torch.compiler.is_compiling():
-            return self._visible is not None
-        stack = self._stack()
+            return self._local.visible is not None
+        stack = self._local.stack
         return bool(stack) and stack[-1].graph_task == _graph_task()
 
     def current(self, layer: str) -> Selection:
         """The selection of the forward that `layer` is part of. Raises GateError where that is not certain."""
         if torch.compiler.is_compiling():
-            if self._visible is None or self._ambiguous:
+            if self._local.visible is None:
                 raise GateError(_CLOSED.format(layer=layer))
-            return self._visible
-        stack = self._stack()
+            return self._local.visible
+        stack = self._local.stack
         if stack and stack[-1].graph_task == _graph_task():
             return stack[-1].selection
         raise GateError((_CLOSED if _graph_task() == -1 else _RECOMPUTED).format(layer=layer))
@@ -125,27 +122,21 @@ class Gate:
 
     @contextmanager
     def _pushed(self, selection: Selection) -> Iterator[None]:
-        if torch.compiler.is_compiling():
-            before = self._visible
-            self._visible = selection
-            try:
-                yield
-            finally:
-                self._visible = before
-            return
-        stack = self._stack()
-        stack.append(_Opened(selection, _graph_task()))
-        self._publish(first=len(stack) == 1)
+        """A generator, because dynamo never compiles one by itself: a graph break sees all of this or nothing."""
+        local = self._local
+        before, local.visible = local.visible, selection
+        if not torch.compiler.is_compiling():
+            local.stack.append(_Opened(selection, _graph_task()))
         try:
             yield
         finally:
-            stack.pop()
-            self._publish(last=not stack)
+            if not torch.compiler.is_compiling():
+                local.stack.pop()
+            local.visible = before
 
     def checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """``context_fn`` for torch.utils.checkpoint (not reentrant): the forward's selection, again in backward."""
-        selection = self.current("a checkpointed function")
-        return _nothing(), self._pushed(selection)
+        return nullcontext(), _Reopened(self, self.current("a checkpointed function"))
 
     @property
     def checkpoint(self) -> Callable[..., Any]:
@@ -157,25 +148,20 @@ class Gate:
             return checkpoint(function, *args, use_reentrant=False, **kwargs)
         return checkpoint(function, *args, use_reentrant=False, context_fn=self.checkpoint_contexts, **kwargs)
 
-    def _stack(self) -> list[_Opened]:
-        return self._local.stack
 
-    def _publish(self, first: bool = False, last: bool = False) -> None:
-        """Keeps what compiled regions read: the one open selection, or poison while several threads are inside."""
-        with self._lock:
-            self._open_threads += int(first) - int(last)
-            if self._open_threads == 0:
-                self._visible, self._ambiguous = None, False
-            elif self._open_threads == 1 and not self._ambiguous:
-                stack = self._stack()
-                self._visible = stack[-1].selection if stack else self._visible
-            else:
-                self._ambiguous = True
+class _Reopened(AbstractContextManager[None]):
+    """Opens a gate with a forward's selection, as often as that is recomputed: once in every backward pass."""
 
+    def __init__(self, gate: Gate, selection: Selection) -> None:
+        self._gate, self._selection = gate, selection
+        self._entered = threading.local()  # two backward passes may recompute at once
 
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
+    def __enter__(self) -> None:
+        self._entered.context = self._gate._pushed(self._selection)
+        self._entered.context.__enter__()
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self._entered.context.__exit__(kind, error, trace)
 
 
 def _graph_task() -> int:

@@ -37,41 +37,36 @@ def split(model: Decomposable) -> Pieces:
     return Pieces(
         learngene={key: value.detach().clone() for key, value in model.module.state_dict().items()},
         tailors=[_clone(bank.tailors.row(index)) for index in range(bank.tailors.count)],
-        labels=[_clone(bank.labels.row(index)) if bank.labels.sizes else {} for index in range(bank.labels.count)],
+        labels=[_clone(bank.labels.row(index)) for index in range(bank.labels.count)],
     )
 
 
 def join(model: Decomposable, pieces: Pieces) -> Decomposable:
     """Puts pieces into a model of the same shape, bit for bit.
 
-    Raises ValueError naming the piece where numbers, names or shapes differ.
+    Raises ValueError naming the piece where numbers, names or shapes differ; the model is as it was then.
     """
     current = model.module.state_dict()
-    for what, found, expected in (
+    for what, rows, count in (
         ("tailors", pieces.tailors, model.bank.tailors.count),
         ("label rows", pieces.labels, model.bank.labels.count),
     ):
-        if len(found) != expected:
-            raise ValueError(f"{len(found)} {what} do not fit a model of {expected}")
-    _same_names("learngene", pieces.learngene, current)
-    for key, value in pieces.learngene.items():
-        _same_shape("learngene", key, value, current[key])
+        if len(rows) != count:
+            raise ValueError(f"{len(rows)} {what} do not fit a model of {count}")
+    bank = model.bank
+    fits = [("learngene", pieces.learngene, current)]
+    fits += [(f"tailor {index}", row, bank.tailors.row(index)) for index, row in enumerate(pieces.tailors)]
+    fits += [(f"label rows of class {index}", row, bank.labels.row(index)) for index, row in enumerate(pieces.labels)]
+    for what, found, expected in fits:
+        _same_names(what, found, expected)
+        for key, value in found.items():
+            _same_shape(what, key, value, expected[key])
     model.module.load_state_dict(pieces.learngene, strict=True)
     with torch.no_grad():
-        for index, tailor in enumerate(pieces.tailors):
-            put_row(f"tailor {index}", model.bank.tailors.row(index), tailor)
-        for index, rows in enumerate(pieces.labels):
-            if model.bank.labels.sizes:
-                put_row(f"label rows of class {index}", model.bank.labels.row(index), rows)
+        for _, row, views in fits[1:]:
+            for key, value in row.items():
+                views[key].copy_(value)
     return model
-
-
-def put_row(what: str, views: State, values: State) -> None:
-    """Writes named values into a bank row's views."""
-    _same_names(what, values, views)
-    for key, value in values.items():
-        _same_shape(what, key, value, views[key])
-        views[key].copy_(value)
 
 
 def layer_components(state: State, name: str, ranks: Sequence[int]) -> list[Components]:

@@ -7,6 +7,7 @@ the class that was asked for. It tells whether a class is met, not how varied it
 Shapes: N images, C channels, H height, W width, F features.
 """
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -112,8 +113,10 @@ def recognised(classifier: Classifier, images: torch.Tensor, asked_names: Sequen
         raise ValueError(f"{len(images)} images and {len(asked_names)} names; expected one name an image, at least one")
     unknown = sorted(set(asked_names) - set(classifier.class_names))
     if unknown:
+        near = difflib.get_close_matches(unknown[0], classifier.class_names, n=1)
         raise ValueError(
             f"unknown class {', '.join(map(repr, unknown))}; the classifier has {list(classifier.class_names)}"
+            + (f"; did you mean {near[0]!r}?" if near else "")
         )
     position = {name: label for label, name in enumerate(classifier.class_names)}
     asked_N = torch.tensor([position[name] for name in asked_names])

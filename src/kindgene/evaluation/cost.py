@@ -37,13 +37,14 @@ def measure_cost(model: nn.Module, shape: tuple[int, int, int] | None = None) ->
 
 def count_macs(model: nn.Module, shape: tuple[int, int, int] | None = None) -> int:
     """Multiply-adds of one forward of one sample of class 0, by torch's operator-level counter (its flops / 2)."""
-    config: Any = model.config
-    shape = shape or (config.in_channels, config.input_size, config.input_size)
+    if shape is None:
+        config: Any = model.config
+        shape = (config.in_channels, config.input_size, config.input_size)
     like = next(value for value in model.parameters() if value.is_floating_point())
     x = torch.zeros(1, *shape, dtype=like.dtype, device=like.device)
     label = torch.zeros(1, dtype=torch.long, device=like.device)
     in_place = {torch.ops.aten.baddbmm_: _baddbmm_flops}  # the counter knows the out-of-place form alone
-    was_training = model.training
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         # Attention by its definition: the fused CPU kernel is an operator that the counter does not know.
@@ -51,7 +52,8 @@ def count_macs(model: nn.Module, shape: tuple[int, int, int] | None = None) -> i
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
             model(x, label, label)
     finally:
-        model.train(was_training)
+        for module in training:  # exactly those, whatever a caller froze in eval mode
+            module.training = True
     return int(counter.get_total_flops()) // 2
 
 

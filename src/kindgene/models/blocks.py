@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 TIME_FREQUENCIES = 256
 MAX_PERIOD = 10_000.0
+NORM_EPS = 1e-6
 
 
 def time_features(t_B: Tensor, frequencies: str, size: int = TIME_FREQUENCIES) -> Tensor:
@@ -116,14 +117,15 @@ class Mlp(nn.Module):
 class DiTBlock(nn.Module):
     """A transformer block whose norms are shifted, scaled and gated by the condition (adaLN-Zero).
 
-    Its modulation starts at zero, gates included, so it starts as the identity.
+    Its modulation starts at zero, gates included, so it starts as the identity. `mlp_norm_eps` is that of the norm
+    before the MLP alone (diffusers can set no other).
     """
 
-    def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float) -> None:
+    def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float, mlp_norm_eps: float = NORM_EPS) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
+        self.norm1 = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=NORM_EPS)
         self.attn = Attention(hidden_size, num_heads)
-        self.norm2 = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
+        self.norm2 = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=mlp_norm_eps)
         self.mlp = Mlp(hidden_size, int(hidden_size * mlp_ratio))
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 6 * hidden_size))
 
@@ -140,7 +142,7 @@ class FinalLayer(nn.Module):
 
     def __init__(self, hidden_size: int, patch_values: int) -> None:
         super().__init__()
-        self.norm_final = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
+        self.norm_final = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=NORM_EPS)
         self.linear = nn.Linear(hidden_size, patch_values)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 2 * hidden_size))
 

@@ -17,6 +17,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from kindgene.models.blocks import (
+    NORM_EPS,
     DiTBlock,
     FinalLayer,
     LabelEmbedder,
@@ -35,8 +36,9 @@ class DiT(ModelMixin, ConfigMixin):
     `null_row` adds a row for the null label, id `num_classes`. `learn_sigma` doubles the output channels: the
     second half places the variance of each step between its two bounds. `schedule` and `prediction` do
     nothing here: they record what the output means, for the loss and the sampler. `low_rank` keeps some
-    layers as thin pairs (see `low_rank.py`). `weights_loaded` tells whether the weights came from somewhere
-    or are freshly initialised.
+    layers as thin pairs (see `low_rank.py`). `mlp_norm_eps` is 1e-6 in the public DiT and 1e-5 in the DiT folders
+    that diffusers published. `weights_loaded` tells whether the weights came from somewhere or are freshly
+    initialised.
 
     Raises ValueError, naming everything wrong, for a configuration that cannot be built.
     """
@@ -63,6 +65,7 @@ class DiT(ModelMixin, ConfigMixin):
         prediction: Literal["epsilon", "v"] = "epsilon",
         class_names: Sequence[str] | None = None,
         low_rank: Mapping[str, Sequence[int | None]] | None = None,
+        mlp_norm_eps: float = NORM_EPS,
     ) -> None:
         super().__init__()
         check_config(self.config)
@@ -77,7 +80,7 @@ class DiT(ModelMixin, ConfigMixin):
         self.y_embedder = LabelEmbedder(num_classes + int(null_row), hidden_size)
         positions = grid_positions(hidden_size, input_size // patch_size)
         self.pos_embed = nn.Parameter(positions, requires_grad=False)
-        self.blocks = nn.ModuleList([DiTBlock(hidden_size, num_heads, mlp_ratio) for _ in range(depth)])
+        self.blocks = nn.ModuleList([DiTBlock(hidden_size, num_heads, mlp_ratio, mlp_norm_eps) for _ in range(depth)])
         self.final_layer = FinalLayer(hidden_size, patch_size**2 * self.out_channels)
 
         self._initialize()

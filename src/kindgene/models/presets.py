@@ -120,6 +120,9 @@ def _misfits(config: Mapping[str, Any]) -> list[str]:
         wrong.append(f"patch_size {patch} does not divide input_size {size}")
     if not isinstance(ratio, int | float) or not math.isfinite(ratio) or width * ratio < 1:
         wrong.append(f"mlp_ratio must be a number that leaves the MLP some width, found {ratio!r}")
+    eps = config["mlp_norm_eps"]
+    if not isinstance(eps, float) or not 0 < eps < 1:
+        wrong.append(f"mlp_norm_eps must be a small number above 0, found {eps!r}")
     return wrong
 
 

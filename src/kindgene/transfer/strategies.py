@@ -18,6 +18,8 @@ from kindgene.pool.fresh import TailorStart
 from kindgene.pool.names import check_class_names
 from kindgene.pool.pool import Pool
 
+_LABEL_TABLE = "y_embedder.embedding_table.weight"
+
 
 @dataclass(frozen=True)
 class Transfer:
@@ -47,17 +49,20 @@ def kind_transfer(
 
 
 def full_finetuning(dense: DiT, class_names: Sequence[str], label_drop: float = 0.1) -> Transfer:
-    """A dense DiT with the same weights and a label row for each new class, all of it trainable.
+    """A dense DiT with the same weights, dtype and device and a label row for each new class, all of it trainable.
 
-    New label rows start at the null row, as KIND's do (ours). `dense` is not changed; it must have a null row.
+    New label rows start at the null row, as KIND's do (ours). `dense` is not changed. Raises ValueError for a DiT
+    without a null row, and for names that cannot be.
     """
     names = check_class_names(class_names)
     if dense.null_class is None:
         raise ValueError("full fine-tuning starts new label rows at the null row, and this DiT has none")
     settings = {key: value for key, value in dense.config.items() if not key.startswith("_")}
-    model = DiT(**{**settings, "num_classes": len(names), "class_names": list(names)})
-    state = {key: value.clone() for key, value in dense.state_dict().items()}
-    null_row = state["y_embedder.embedding_table.weight"][-1]
-    state["y_embedder.embedding_table.weight"] = null_row.repeat(len(names) + 1, 1)
-    model.load_state_dict(state, strict=True)
+    with torch.random.fork_rng(devices=[]):  # its first weights, which are replaced, cost the caller no random numbers
+        model = DiT(**{**settings, "num_classes": len(names), "class_names": list(names)})
+    state = dense.state_dict()
+    rows = state[_LABEL_TABLE]
+    # By torch's own method: diffusers' override logs a warning about float32 modules that do not exist.
+    nn.Module.to(model, device=rows.device, dtype=rows.dtype)
+    model.load_state_dict({**state, _LABEL_TABLE: rows[-1].repeat(len(names) + 1, 1)}, strict=True)
     return Transfer("full_finetune", model, label_drop)

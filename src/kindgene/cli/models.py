@@ -1,0 +1,151 @@
+"""Where the verbs get data and models from: a data set by name or folder, a run, a pool, a merged model."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import torch
+
+    from kindgene.core.decomposable import Decomposable
+    from kindgene.data.arrays import ArrayDataset
+    from kindgene.models.dit import DiT
+    from kindgene.pool.pool import Pool
+
+PROVENANCE_FILE = "provenance.json"
+
+Weights = Literal["ema", "raw"]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model to sample from; `weights` says which ones it has: "ema", "raw", or None where that is not recorded."""
+
+    model: Any
+    weights: str | None
+
+
+def load_data(data: str, classes: Sequence[str] | None, image_size: int | None, channels: int | None) -> ArrayDataset:
+    """``digits``, or a folder with one folder of images a class; `classes` in their order, None for all."""
+    from kindgene import load_digits, load_folder
+
+    if data == "digits":
+        found = load_digits()
+        own = (found.images.shape[-1], found.images.shape[1])
+        asked = (image_size or own[0], channels or own[1])
+        if asked != own:
+            raise ValueError(
+                f"digits are {own[0]}x{own[0]} pixels with {own[1]} channel, but {asked[0]}x{asked[0]} with "
+                f"{asked[1]} are needed; give --data a folder of images"
+            )
+    elif image_size is None:
+        raise ValueError(f"give the --image-size to bring the images of {data} to")
+    else:
+        found = load_folder(data, image_size, channels or 3)
+    if classes is None:
+        return found
+    for name in classes:
+        if name not in found.class_names:
+            near = difflib.get_close_matches(name, found.class_names, n=3) or list(found.class_names)[:10]
+            raise ValueError(f"no class {name!r} in {data}; nearest: {', '.join(map(repr, near))}")
+    return found.subset(classes)
+
+
+def read_run(run: Path) -> dict[str, Any]:
+    """What run.json says of a run: its configuration, data, model and seed."""
+    from kindgene.files import read_json
+
+    if not (run / "run.json").is_file():
+        raise ValueError(f"{run} has no run.json, so it is not the folder of a run")
+    facts = read_json(run / "run.json")
+    if not isinstance(facts, dict) or not all(isinstance(facts.get(key), dict) for key in ("config", "data", "model")):
+        raise ValueError(f"{run / 'run.json'} does not describe a run")
+    return facts
+
+
+def load_run(run: Path, facts: Mapping[str, Any], weights: Weights) -> tuple[DiT | Decomposable, int]:
+    """The model of a run's latest whole checkpoint, and its step."""
+    from kindgene import DiT, KindConfig, make_decomposable
+    from kindgene.training.run import load_checkpoint_model
+
+    backbone, kind = facts["model"]["backbone"], facts["model"]["kind"]
+    dense: DiT = DiT.from_config({**backbone, "class_names": facts["data"]["class_names"]})
+    model = dense if kind is None else make_decomposable(dense, KindConfig(**kind))
+    return model, load_checkpoint_model(run, model, weights=weights)
+
+
+def load_any(path: Path, classes: Sequence[str] | None) -> Loaded:
+    """A pool (recombined for `classes`), a merged model, or a run (its EMA weights where it kept any)."""
+    from kindgene.diffusion.sampler import resolve_classes
+    from kindgene.files import read_json
+
+    if not path.is_dir():
+        raise ValueError(f"{path} is not a folder; give a pool, a merged model, or the folder of a run")
+    if (path / "config.json").exists():
+        config = read_json(path / "config.json")
+        merged = isinstance(config, dict) and config.get("_class_name") == "DiT"
+        loaded = _load_merged(path) if merged else _load_pool(path, classes)
+    elif (path / "run.json").exists():
+        facts = read_run(path)
+        weights: Weights = "ema" if facts["config"]["ema_decay"] > 0 else "raw"
+        loaded = Loaded(load_run(path, facts, weights)[0], weights)
+    else:
+        raise ValueError(f"{path} holds neither a pool, nor a merged model, nor a run")
+    if loaded.model.class_names is None:
+        raise ValueError(f"the classes of {path} have no names, so none can be asked for here")
+    if classes is not None:
+        resolve_classes(loaded.model, classes)  # names that it does not have are refused here, before any work
+    return loaded
+
+
+def open_pool(path: Path, classes: Sequence[str] | None) -> Pool:
+    """A pool of DiTs, with the tailors of `classes` (None: all)."""
+    from kindgene import Pool
+
+    pool = Pool.from_pretrained(path, classes=classes)
+    if pool.config.backbone != "DiT":
+        raise ValueError(f"{path} is a pool of {pool.config.backbone}; the command line works with DiT alone")
+    return pool
+
+
+def find_device(name: str | None) -> torch.device:
+    """The device of that name; None: a GPU where there is one, else the CPU."""
+    import torch
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # what torch raises depends on how it was built
+        raise ValueError(f"there is no device {name!r} here") from error
+    if device.type == "meta":
+        raise ValueError("the meta device computes nothing")
+    return device
+
+
+def _load_pool(path: Path, classes: Sequence[str] | None) -> Loaded:
+    pool = open_pool(path, classes)
+    return Loaded(pool.recombine(classes or pool.classes), pool.config.weights)
+
+
+def _load_merged(path: Path) -> Loaded:
+    """In the dtype it was saved in and with the weights it was made of, where its record is there to tell."""
+    import torch
+
+    from kindgene import DiT
+    from kindgene.files import read_json
+    from kindgene.pool.plan import Plan
+
+    source = path / PROVENANCE_FILE
+    if not source.exists():
+        return Loaded(DiT.from_pretrained(path), None)
+    record = read_json(source)
+    if not isinstance(record, dict) or not isinstance(record.get("weights"), str):
+        raise ValueError(f"{source} is not the record of kindgene recombine")
+    plan = Plan.from_json(record.get("plan"), str(source))
+    return Loaded(DiT.from_pretrained(path, torch_dtype=getattr(torch, plan.dtype)), record["weights"])

@@ -1,0 +1,124 @@
+"""What the verbs' options mean: definitions that several verbs share, and texts turned into values."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kindgene.pool.names import check_class_names
+
+_ESCAPE = r"Comma separated; a backslash keeps a comma within a name (a\, b)."
+
+
+def at_least_one(value: int | None) -> int | None:
+    """An option's callback: counts begin at one."""
+    if value is not None and value < 1:
+        raise typer.BadParameter(f"must be at least 1, got {value}")
+    return value
+
+
+def _seed(value: int) -> int:
+    if not 0 <= value < 2**64:
+        raise typer.BadParameter(f"must be at least 0 and below 2**64, got {value}")
+    return value
+
+
+Model = Annotated[Path, typer.Argument(help="A pool, a merged model, or the folder of a run.")]
+PoolFolder = Annotated[Path, typer.Argument(help="Folder of a pool.")]
+Data = Annotated[str, typer.Option(help="digits, or a folder with one folder of images a class.")]
+Classes = Annotated[str | None, typer.Option(help=f"{_ESCAPE} All if not given.")]
+ChosenClasses = Annotated[str, typer.Option(help=_ESCAPE)]
+Seed = Annotated[int, typer.Option(help="Seed of all that is random.", callback=_seed)]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print settings, parameters and multiply-adds, and stop.")]
+
+PerClass = Annotated[int, typer.Option(help="Samples of each class.", callback=at_least_one)]
+Guidance = Annotated[float, typer.Option(help="1: none. Pools and gated models: 1.5, say. Merged models: 1 alone.")]
+SamplingSteps = Annotated[int, typer.Option(help="Sampling steps.", callback=at_least_one)]
+Scheduler = Annotated[str, typer.Option(help="ddim, ddpm or dpm++.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; a GPU where there is one.")]
+Clip = Annotated[bool, typer.Option("--clip/--no-clip", help="Keep predicted images within -1 and 1.")]
+
+_TRAINING = "Training"
+_RUN = "Run"
+Steps = Annotated[int, typer.Option(help="Optimizer steps.", callback=at_least_one, rich_help_panel=_TRAINING)]
+BatchSize = Annotated[int, typer.Option(help="Samples a step.", callback=at_least_one, rich_help_panel=_TRAINING)]
+LearningRate = Annotated[
+    float, typer.Option(help="Highest; linear warm-up, then a half cosine to 0.", rich_help_panel=_TRAINING)
+]
+LabelDrop = Annotated[float, typer.Option(help="Share of samples without a label.", rich_help_panel=_TRAINING)]
+EmaDecay = Annotated[float, typer.Option(help="Of the averaged weights; 0: none.", rich_help_panel=_TRAINING)]
+Accumulation = Annotated[
+    int, typer.Option(help="Parts a step is cut into.", callback=at_least_one, rich_help_panel=_TRAINING)
+]
+MixedPrecision = Annotated[str, typer.Option(help="no or bf16.", rich_help_panel=_TRAINING)]
+Deterministic = Annotated[
+    bool,
+    typer.Option("--deterministic", help="Exact resuming on a GPU too, slower.", rich_help_panel=_TRAINING),
+]
+CheckpointEvery = Annotated[
+    int, typer.Option(help="Steps between checkpoints.", callback=at_least_one, rich_help_panel=_RUN)
+]
+CheckpointsKept = Annotated[
+    int, typer.Option(help="Checkpoints that are kept.", callback=at_least_one, rich_help_panel=_RUN)
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on from the latest checkpoint in --out.", rich_help_panel=_RUN)
+]
+
+
+def class_list(text: str | None) -> list[str] | None:
+    r"""``0,1,2`` as names; None stays None. A backslash takes the next character as it is: ``a\, b,c``.
+
+    Spaces around a name do not count. Raises ValueError for names that cannot be, and for repeated ones.
+    """
+    if text is None:
+        return None
+    names, name, kept = [], "", 0  # kept: how much of name's beginning was escaped to stay
+    for escaped, plain in re.findall(r"\\(.)|(.)", text, re.DOTALL):
+        if plain == ",":
+            names.append(name[:kept] + name[kept:].rstrip())
+            name, kept = "", 0
+        elif escaped:
+            name += escaped
+            kept = len(name)
+        elif name or not plain.isspace():
+            name += plain
+    return list(check_class_names([*names, name[:kept] + name[kept:].rstrip()]))
+
+
+def size(text: str | None) -> int | None:
+    """``300k``, ``1.2M`` or a plain number."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([kKmMgG]?)", text.strip())
+    if match is None:
+        raise ValueError(f"a limit is written 300k, 1.2M or 300000, got {text!r}")
+    return int(Fraction(match[1]) * {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}[match[2].lower()])
+
+
+def new_folder(path: Path) -> None:
+    """Refuses, before any work, a folder that holds something."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"{path} exists and is not an empty folder; choose a new one (nothing was written)")
+
+
+def new_run(path: Path) -> None:
+    """`new_folder` for a run that is not to be resumed."""
+    try:
+        new_folder(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; or pass --resume to continue the run in it") from error
+
+
+def new_file(path: Path, suffix: str) -> None:
+    """Refuses, before any work, a file that could not be written after it."""
+    if path.suffix.lower() != suffix:
+        raise ValueError(f"{path} must end in {suffix}")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file")
+    if not path.parent.is_dir():
+        raise ValueError(f"{path.parent} is not a folder; make it first")

@@ -1,0 +1,1 @@
+"""To other software and back: exports that are checked by running them, and the import of dense checkpoints."""
