@@ -54,7 +54,7 @@ def test_an_exception_closes_the_gate():
 def test_labels_become_a_selection_through_what_the_gate_was_bound_to():
     gate, asked = Gate(), []
 
-    def select(labels, rows):
+    def select(labels, rows, share):
         asked.append((labels, rows))
         return selection()
 

@@ -132,13 +132,16 @@ class TailorBank(nn.Module):
         size = labels.numel() if size is None else size
         return GatheredRows(self.tailors.gather(self.tailor_of[classes], size), self.labels.gather(classes, size))
 
-    def select(self, labels: Tensor, rows: GatheredRows | None = None) -> Selection:
+    def select(self, labels: Tensor, rows: GatheredRows | None = None, share: float = 1.0) -> Selection:
         """What a forward with these labels uses: class ids [B] (null: C) or soft weights [B, C].
 
-        Raises ValueError on labels of the wrong dtype, shape or range, and on rows that lack a class among them (both
-        are looked at on CPU; elsewhere they are a device-side index error, never a silent one).
+        `share` in (0, 1] is that of each matrix's learngene components, the first ones. Raises ValueError on labels of
+        the wrong dtype, shape or range, and on rows that lack a class among them (both are looked at on CPU; elsewhere
+        they are a device-side index error, never a silent one).
         """
         self.check(labels)
+        if not 0.0 < share <= 1.0:
+            raise ValueError(f"the share of the learngene must lie above 0 and be at most 1, got {share!r}")
         classes, weight = _hard(labels, self.num_classes) if labels.dim() == 1 else _soft(labels)
         weight = weight.to(self.tailors.rows.dtype)
         tailors = self.tailor_of[classes]
@@ -160,6 +163,7 @@ class TailorBank(nn.Module):
             tailor_index=tailor_index,
             label_index=label_index,
             weight=weight,
+            share=share,
         )
 
     def check(self, labels: Tensor) -> None:

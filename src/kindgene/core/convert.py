@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from kindgene.core.bank import TailorBank
-from kindgene.core.components import compose, fill_random, from_matrix
+from kindgene.core.components import fill_random, from_matrix
 from kindgene.core.config import KindConfig, Rank, resolve_rank
 from kindgene.core.decomposable import Decomposable
 from kindgene.core.gate import Gate
@@ -91,25 +91,6 @@ def find_targets(module: nn.Module, config: KindConfig, names: TargetNames | Non
         )
         for name in chosen
     ]
-
-
-def dense_linear(layer: KindLinear, tailor: Sequence[Tensor] | None = None) -> nn.Linear:
-    """A plain ``nn.Linear`` for the learngene, or for it and one tailor's matrix of each part [O/N, I]."""
-    weight = torch.cat([compose(part) for part in layer.learngene()])
-    if tailor is not None:
-        weight = weight + torch.cat(list(tailor))
-    linear = nn.Linear(
-        layer.in_features,
-        layer.out_features,
-        layer.bias is not None,
-        device=weight.device,
-        dtype=weight.dtype,
-    )
-    with torch.no_grad():
-        linear.weight.copy_(weight)
-        if layer.bias is not None:
-            linear.bias.copy_(layer.bias)
-    return linear
 
 
 def _names(module: nn.Module, config: KindConfig) -> TargetNames:

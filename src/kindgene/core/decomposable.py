@@ -22,7 +22,8 @@ class Decomposable(nn.Module):
     """A module whose targets are learngene components and tailors behind one class gate.
 
     Call it as the module is called: the gate follows the labels, class ids [B] (null: `null_class`) or soft weights
-    [B, C]. ``rows=`` (from ``model.bank.gather``) computes with gathered rows instead of the bank, for a training step.
+    [B, C]. ``rows=`` (from ``model.bank.gather``) computes with gathered rows instead of the bank, for a training step;
+    ``learngene_share=`` with that share of every matrix's learngene only, its first components (elastic training).
     A module without a label argument is called with the gate opened by hand: ``with model.gate(labels): model(...)``.
 
     `module` holds all that is shared, `bank` what belongs to classes; `kind` is the configuration it was made with,
@@ -40,15 +41,16 @@ class Decomposable(nn.Module):
         self.class_names: tuple[str, ...] | None = tuple(names) if names else None
         self.weights: Literal["raw", "ema"] = "raw"
 
-    def forward(self, *args: Any, rows: GatheredRows | None = None, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, rows: GatheredRows | None = None, learngene_share: float = 1.0, **kwargs: Any) -> Any:
         labels = self._labels(args, kwargs)
         if labels is None:
-            if rows is not None:
+            if rows is not None or learngene_share != 1.0:
                 raise ValueError(
-                    "rows= needs the labels in the same call; by hand: `with model.gate(labels, rows): ...`"
+                    "rows= and learngene_share= need the labels in the same call; by hand: `with model.gate(labels, "
+                    "rows, learngene_share): ...`"
                 )
             return self.module(*args, **kwargs)  # the gate is open, or the first gated layer says that it is not
-        selection = self.bank.select(labels, rows)
+        selection = self.bank.select(labels, rows, learngene_share)
         _check_batch(selection.batch, labels, (*args, *kwargs.values()))
         if labels.is_floating_point():  # the module itself knows ids only; what it would look up, the gate decides
             if not self.bank.labels.sizes:

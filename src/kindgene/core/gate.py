@@ -40,7 +40,8 @@ class Selection:
 
     ``tailors``: piece name -> [R, *shape], the components at hand; ``labels``: piece name -> [C', D], the label rows
     at hand; ``tailor_index`` and ``label_index`` [B, M] say which of them each sample uses and ``weight`` [B, M] how
-    much: 0 where the gate is closed.
+    much: 0 where the gate is closed. ``share`` says how much of the learngene the forward uses: of each matrix the
+    first ceil(share * N_G) components (1: all; less in elastic training, ours).
     """
 
     tailors: dict[str, Tensor]
@@ -48,6 +49,7 @@ class Selection:
     tailor_index: Tensor
     label_index: Tensor
     weight: Tensor
+    share: float = 1.0
 
     @property
     def batch(self) -> int:
@@ -86,10 +88,10 @@ class Gate:
         """Says how labels become a selection: the bank's `select`."""
         self._select = select
 
-    def __call__(self, labels: Tensor, rows: Any = None) -> AbstractContextManager[None]:
+    def __call__(self, labels: Tensor, rows: Any = None, learngene_share: float = 1.0) -> AbstractContextManager[None]:
         """``with model.gate(labels): ...`` opens the gate by hand, for a module whose forward takes no labels."""
         assert self._select is not None, "the gate was never bound to a bank"
-        return self.opened(self._select(labels, rows))
+        return self.opened(self._select(labels, rows, learngene_share))
 
     def is_open(self) -> bool:
         """Whether this thread's forward has opened the gate (in the backward pass it is running, if any)."""

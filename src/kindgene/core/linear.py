@@ -9,13 +9,14 @@ x_i + b. A matrix that a model fuses (qkv) is N matrices, each with components o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kindgene.core.components import Components, compose
+from kindgene.core.components import Components, compose, truncate
 from kindgene.core.gate import Gate, Selection
 
 CHUNK = 8
@@ -109,29 +110,32 @@ class KindLinear(nn.Module):
                 f"batch of {selection.batch}; a layer that reshapes the batch away cannot be a target"
             )
         x_BTI = x.reshape(x.shape[0], -1, x.shape[-1])
-        shared = self._learngene_product(x_BTI)
+        shared = self._learngene_product(x_BTI, selection.share)
         outputs = self._add_tailors(shared, x_BTI, selection)
         y_BTO = outputs[0] if self.parts == 1 else torch.cat(outputs, dim=-1)
         return y_BTO.reshape(*x.shape[:-1], self.out_features)
 
-    def _learngene_product(self, x_BTI: Tensor) -> list[Tensor]:
+    def _learngene_product(self, x_BTI: Tensor, share: float) -> list[Tensor]:
         """Each part's (x V_G) diag(s_G) U_G^T + b, [B, T, O/N]; s is folded into U, which is smaller than x V."""
         batch, tokens, _ = x_BTI.shape
         x_XI = x_BTI.reshape(batch * tokens, -1)
         biases = [None] * self.parts if self.bias is None else self.bias.chunk(self.parts)
         outputs = []
-        for (left, right), bias in zip(self._learngene_factors(x_XI), biases, strict=True):
+        for (left, right), bias in zip(self._learngene_factors(x_XI, share), biases, strict=True):
             y = left @ right if bias is None else torch.addmm(bias, left, right)
             outputs.append(y.view(batch, tokens, -1))
         return outputs
 
-    def _learngene_factors(self, x_XI: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def _learngene_factors(self, x_XI: Tensor, share: float) -> list[tuple[Tensor, Tensor]]:
         """Each part's last product: x V_G [X, G] and diag(s_G) U_G^T [G, O/N]; of a dense part x [X, I] and W^T."""
-        ranks = self.component_ranks
+        ranks, (u, s, v) = self.component_ranks, (self.u, self.s, self.v)
+        if share < 1.0:
+            parts = [truncate(part, math.ceil(share * part.rank)) for part in self.learngene()]
+            ranks, (u, s, v) = tuple(part.rank for part in parts), join_parts(parts)
         factors = []
         if ranks:
-            h_XG = x_XI @ self.v.mT
-            factors = list(zip(h_XG.split(ranks, dim=1), (self.u * self.s.unsqueeze(1)).split(ranks), strict=True))
+            h_XG = x_XI @ v.mT
+            factors = list(zip(h_XG.split(ranks, dim=1), (u * s.unsqueeze(1)).split(ranks), strict=True))
         if self.weight is not None:
             dense = iter(self.weight.split(self.part_features))
             thin = iter(factors)

@@ -21,6 +21,8 @@ class TrainConfig:
     label_drop: probability that a sample loses its label; 0 for a model without a null label.
     ema_decay: of the exponential moving average of the weights, warmed up as min(decay, (1 + t) / (10 + t));
         0: none.
+    elastic_shares: shares of every matrix's learngene components, one drawn for each step with equal chance (a share
+        that is to come more often is named more often); 1.0 must be among them. (): always the whole learngene.
     mixed_precision: ``"bf16"`` runs the forward under autocast; the weights keep their dtype.
     seed: decides data order, timesteps, noise and label drop, all statelessly; not the initial weights.
     log_every: steps between lines of the log.
@@ -40,6 +42,7 @@ class TrainConfig:
     gradient_clip: float | None = 1.0
     label_drop: float = 0.1
     ema_decay: float = 0.999
+    elastic_shares: tuple[float, ...] = ()
     mixed_precision: Literal["no", "bf16"] = "no"
     seed: int = 0
     log_every: int = 10
@@ -77,11 +80,18 @@ class TrainConfig:
         _one_of("schedule", self.schedule, ("constant", "cosine"))
         _one_of("mixed_precision", self.mixed_precision, ("no", "bf16"))
         _one_of("deterministic", self.deterministic, (True, False))
+        for share in self.elastic_shares:
+            _within("each of elastic_shares", share, 0.0, 1.0, low_too=False, high_too=True)
+        if self.elastic_shares and 1.0 not in self.elastic_shares:
+            raise ValueError(
+                f"elastic_shares must have 1.0, the whole learngene, among them, got {self.elastic_shares}"
+            )
         object.__setattr__(self, "betas", tuple(self.betas))
+        object.__setattr__(self, "elastic_shares", tuple(self.elastic_shares))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {**asdict(self), "betas": list(self.betas)}
+        return {**asdict(self), "betas": list(self.betas), "elastic_shares": list(self.elastic_shares)}
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

@@ -185,6 +185,13 @@ class _Run:
         uniform_B = random.uniform(config.seed, random.Purpose.LABEL_DROP, first, config.batch_size)
         return drop_labels(labels_B, cast(Any, self.model).null_class, uniform_B, config.label_drop)
 
+    def draw_share(self) -> float:
+        """How much of the learngene this step uses: all of it, unless the training is elastic."""
+        shares = self.config.elastic_shares
+        if not shares:
+            return 1.0
+        return shares[random.step_integer(self.config.seed, random.Purpose.ELASTIC_RANK, self.step, 0, len(shares))]
+
     def indices(self, first: int, count: int) -> Tensor:
         """Which entries of the data set samples `first` and on are."""
         return random.sample_indices(self.config.seed, first, count, len(self.dataset.labels))
@@ -192,7 +199,9 @@ class _Run:
     def backward(self, labels_B: Tensor, rows: GatheredRows | None, first: int) -> float:
         """Forward and backward of each micro-batch; the loss, a mean over the whole step's samples."""
         config, device = self.config, self.accelerator.device
-        kwargs = {} if rows is None else {"rows": rows}
+        kwargs: dict[str, Any] = {}
+        if rows is not None:
+            kwargs = {"rows": rows, "learngene_share": self.draw_share()}
         total = torch.zeros((), device=device)
         for labels_b in labels_B.tensor_split(config.gradient_accumulation_steps):
             count = len(labels_b)
@@ -302,6 +311,8 @@ def _check(model: nn.Module, dataset: Dataset, config: TrainConfig) -> None:
             f"the model's classes are {list(names)[:10]}, the data's {list(dataset.class_names)[:10]}: "
             "dataset.subset(model.class_names) puts them in the model's order"
         )
+    if config.elastic_shares and not (isinstance(model, Decomposable) and shared_parameters(model)):
+        raise ValueError("elastic_shares trains a learngene, and here is none to train: leave it out")
     if config.label_drop == 0:
         return
     if facts.null_class is None:
