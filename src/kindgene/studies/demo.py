@@ -32,12 +32,12 @@ from kindgene.models.dit import DiT
 from kindgene.pool.pool import Pool
 from kindgene.progress import NoProgress, Progress
 from kindgene.studies.bench import Bench
+from kindgene.studies.cell import train_cell
 from kindgene.studies.report import write_report
 from kindgene.studies.result import DemoResult, Measured
 from kindgene.studies.settings import BASE, NOVEL, SINGLE, TRIO, DemoSettings, demo_settings
-from kindgene.training.checkpoint import latest_checkpoint
 from kindgene.training.config import TrainConfig
-from kindgene.training.trainer import TrainResult, train
+from kindgene.training.trainer import TrainResult
 from kindgene.transfer.strategies import Transfer, full_finetuning, kind_transfer
 
 MARKER_FILE = "demo.json"
@@ -197,7 +197,7 @@ class _Stages:
         learning_rate: float,
         label_drop: float = 0.1,
     ) -> TrainResult:
-        settings, folder = self.settings, self.out / name
+        settings = self.settings
         config = TrainConfig(
             steps=steps,
             batch_size=settings.batch_size,
@@ -210,10 +210,7 @@ class _Stages:
             checkpoint_every=settings.checkpoint_every,
             checkpoints_total_limit=1,
         )
-        resume = latest_checkpoint(folder / "checkpoints") is not None
-        if not resume:
-            shutil.rmtree(folder, ignore_errors=True)  # killed before its first checkpoint
-        return train(model, data, config, folder, resume=resume, progress=shown)
+        return train_cell(model, data, config, self.out / name, shown)
 
     def _new_dense(self) -> DiT:
         """A fresh dense DiT; the same for every call."""
