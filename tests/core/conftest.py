@@ -87,12 +87,12 @@ class Backbone:
         x = torch.randn(count, 1, 4, 4, generator=generator, dtype=torch.float64)
         return x.to(dtype), 150 * torch.arange(count)
 
-    def run(self, model, batch, labels, rows=None):
+    def run(self, model, batch, labels, rows=None, share=1.0):
         """The output of a decomposable model, or of a compiled one."""
         args, kwargs = self.arguments(*batch, labels)
         if self.labelled:
-            return self.output(model(*args, **kwargs, rows=rows))
-        with model.gate(labels, rows):
+            return self.output(model(*args, **kwargs, rows=rows, learngene_share=share))
+        with model.gate(labels, rows, share):
             return self.output(model(*args, **kwargs))
 
     def run_dense(self, module, batch, labels):

@@ -76,8 +76,6 @@ def test_gathering(wanted, more):
 @given(st.sets(st.integers(0, 8), max_size=6), st.integers(0, 3), st.lists(st.integers(0, 8), min_size=1, max_size=9))
 def test_slots_say_where_a_row_stands_or_point_out_of_range(present, padding, wanted):
     ids = torch.tensor([*sorted(present), *[9] * padding], dtype=torch.long)
-    if not ids.numel():
-        return
     found = GatheredTable(ids, torch.zeros(ids.numel(), 2), len(present))
     slots = found.slots(torch.tensor([wanted, wanted]).mT)  # any shape, any strides
     expected = [ids.tolist().index(row) if row in present else ids.numel() for row in wanted]
@@ -232,6 +230,14 @@ def test_labels_that_no_gate_can_mean_are_refused_in_one_line(labels, message):
         with pytest.raises(ValueError, match=f"^{message}") as refusal:
             use(labels)
         assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.5, float("nan")])
+def test_no_share_and_more_than_all_of_the_learngene_are_refused(share):
+    with pytest.raises(
+        ValueError, match=rf"^the share of the learngene must lie above 0 and be at most 1, got {share}$"
+    ):
+        bank().select(torch.tensor([0]), share=share)
 
 
 def test_only_tables_that_hold_anything_are_tables():

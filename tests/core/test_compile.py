@@ -72,9 +72,7 @@ class Compiled:
         self.gate = model.gate
         self._call = torch.compile(model, **{"backend": "aot_eager", "fullgraph": True, **options})
 
-    def __call__(self, *args, rows=None, **kwargs):
-        if rows is not None:
-            kwargs["rows"] = rows
+    def __call__(self, *args, **kwargs):
         return self._call(*args, **kwargs)
 
 
@@ -268,6 +266,19 @@ def test_the_default_backend_refuses_and_computes_the_same(toy_model):
         assert torch.allclose(compiled(x, THREE), outer(x, THREE), rtol=1e-12, atol=1e-12)
         with pytest.raises(RuntimeError, match="out of bounds"):
             compiled(x, torch.tensor([0, -1, 1, 1]))
+
+
+def test_an_exported_program_follows_its_labels_for_any_batch_and_refuses_others(toy_model):
+    model = toy_model().eval()
+    x = torch.randn(4, 6, dtype=torch.float64)
+    batch = torch.export.Dim("batch", min=2, max=64)
+    program = torch.export.export(model, (x, THREE), dynamic_shapes={"args": ({0: batch}, {0: batch})}).module()
+    assert not model.gate.is_open()
+    for labels in (THREE, torch.tensor([3, 1, 0, 0])):
+        assert torch.allclose(program(x, labels), model(x, labels), rtol=1e-12, atol=1e-12)
+    assert torch.allclose(program(x[:2], THREE[:2]), model(x[:2], THREE[:2]), rtol=1e-12, atol=1e-12)
+    with pytest.raises((IndexError, RuntimeError), match="out of"):
+        program(x, torch.tensor([0, -1, 1, 1]))
 
 
 def test_counting_counts():

@@ -60,7 +60,7 @@ def assert_refused(module, settings, message, error=ValueError):
         ({"num_classes": 2}, "label table table has 4 rows; 2 classes need 2, or 3 with the null row last"),
         (
             {"label_argument": "label"},
-            r"Toy\.forward has no argument 'label' \(it has x, y\); give label_argument=\"\"",
+            r"Toy\.forward has no argument 'label' \(it has x, y\); give label_argument=",
         ),
         ({"targets": "paper"}, "targets='paper' has no meaning yet for Toy .*give a list of patterns.*first, last"),
         ({"targets": "everything"}, "targets must be 'paper', 'paper.adaln' or a list of patterns, got 'everything'"),
@@ -271,6 +271,7 @@ def test_the_active_weight_starts_with_the_dense_weight_s_variance(fused):
 
 def test_a_zero_initialised_target_starts_as_exactly_zero_and_learns(dit):
     """AdaLN-Zero: every modulation is zero, so a block starts as the identity, and still moves."""
+    torch.manual_seed(0)
     settings = KindConfig(num_classes=5, learngene_rank=2, tailor_rank=1, targets="paper+adaln")
     model = make_decomposable(dit.dense(1), settings, torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -281,7 +282,7 @@ def test_a_zero_initialised_target_starts_as_exactly_zero_and_learns(dit):
         assert not torch.einsum("...ro,...r,...ri->...oi", u, s, v).any()
         assert v.abs().min() > 0
     batch, labels = dit.batch(torch.float32), torch.tensor([0, 1, 2, 3, 4, 5])
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
     losses = []
     for _ in range(3):
         optimizer.zero_grad()

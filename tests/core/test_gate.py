@@ -55,7 +55,7 @@ def test_labels_become_a_selection_through_what_the_gate_was_bound_to():
     gate, asked = Gate(), []
 
     def select(labels, rows, share):
-        asked.append((labels, rows))
+        asked.append((labels, rows, share))
         return selection()
 
     with pytest.raises(AssertionError, match="never bound"):
@@ -64,9 +64,9 @@ def test_labels_become_a_selection_through_what_the_gate_was_bound_to():
     labels = torch.tensor([0, 1])
     with gate(labels):
         assert gate.is_open()
-    with gate(labels, "rows"):
+    with gate(labels, "rows", 0.5):
         assert gate.is_open()
-    assert asked == [(labels, None), (labels, "rows")]
+    assert asked == [(labels, None, 1.0), (labels, "rows", 0.5)]
 
 
 def test_each_thread_has_its_own():

@@ -6,6 +6,7 @@ the gate, where nothing is compiled (`test_compile.py` has the rest).
 
 import contextlib
 import copy
+import math
 import threading
 
 import pytest
@@ -145,6 +146,35 @@ def test_factored_is_its_dense_twin(backbone, dtype, label):
     assert_close(found, expected, BOUNDS[dtype])
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_share_of_the_learngene_is_the_model_without_its_other_components(backbone, checkpointing):
+    """Which get no gradient; also where layers are recomputed after a forward with another share."""
+    model, batch = backbone.model(depth=1).train(), backbone.batch()
+    if checkpointing:
+        backbone.checkpoint(model)
+    found = backbone.run(model, batch, HARD, share=0.5)
+    backbone.run(model, batch, HARD)
+    backward(found)
+    shared = gradients(model)
+    with torch.no_grad():
+        dropped = {}
+        for name, layer in model.layers.items():
+            parts = [torch.arange(rank) >= math.ceil(0.5 * rank) for rank in layer.ranks]
+            dropped[name] = torch.cat(parts)
+            layer.s[dropped[name]] = 0
+            layer.u[dropped[name]] = 0
+    expected = backbone.run(model, batch, HARD)
+    backward(expected)
+    assert_close(found, expected, 1e-10)
+    wanted = gradients(model)
+    for name, rows in dropped.items():
+        for factor in "usv":
+            assert rows.any()
+            assert not shared[f"module.{name}.{factor}"][rows].any()
+            wanted[f"module.{name}.{factor}"][rows] = 0
+    assert_close(shared, wanted, 1e-10)
+
+
 # 2. A sample of class c gives exactly zero gradient to every other tailor.
 
 
@@ -190,24 +220,26 @@ def test_split_then_join_is_bitwise_and_canonical_is_the_same_function(backbone,
 # 5. What is done to one class changes no bit of any other.
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_more_classes_and_new_tailors_leave_the_others_bitwise_the_same(backbone, dtype):
+@EVERY_DTYPE
+@pytest.mark.parametrize("gate", ["hard", "soft"])
+def test_more_classes_and_new_tailors_leave_the_others_bitwise_the_same(backbone, dtype, gate):
     """A bank of 300 classes, and tailors of which only those in use are the same."""
     model = backbone.model(dtype, depth=1)
-    labels = torch.tensor([0, NULL, 3, 3, 1, NULL])
+    labels, grown_labels = torch.tensor([0, NULL, 3, 3, 1, NULL]), torch.tensor([0, 300, 3, 3, 1, 300])
+    if gate == "soft":
+        labels = soft_weights(dtype)
+        labels[:, [2, 4]] = 0
+        grown_labels = torch.cat([labels, labels.new_zeros(6, 295)], dim=1)
     expected = backbone.run(model, backbone.batch(dtype), labels)
     backward(expected)
     wanted = gradients(model)
-    for table in model.bank.tables.values():
+    for table in (model.bank.tailors, model.bank.labels):
         more = torch.randn(295, table.rows.shape[1], generator=torch.Generator().manual_seed(4)).to(dtype)
         table.rows = torch.nn.Parameter(torch.cat([table.rows.detach(), more]))
         table.rows.data[[2, 4]] = 1.0
     model.bank.tailor_of = torch.arange(300)
-    if not model.bank.labels.sizes:
-        model.bank.labels.rows = torch.nn.Parameter(torch.zeros(300, 0, dtype=dtype))
-    labels[labels == NULL] = model.null_class
-    found = backbone.run(model, backbone.batch(dtype), labels)
     assert model.null_class == 300
+    found = backbone.run(model, backbone.batch(dtype), grown_labels)
     assert torch.equal(found, expected)
     backward(found)
     grown = gradients(model)
@@ -218,7 +250,7 @@ def test_more_classes_and_new_tailors_leave_the_others_bitwise_the_same(backbone
     assert_equal(grown, wanted)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@EVERY_DTYPE
 @pytest.mark.parametrize("rank", [7, 8, 10])
 def test_a_tailor_padded_with_zero_components_is_bitwise_the_same(backbone, dtype, rank):
     """Also where the padding crosses a chunk, and where the learngene's ranks stay unequal."""

@@ -128,12 +128,12 @@ class KindLinear(nn.Module):
 
     def _learngene_factors(self, x_XI: Tensor, share: float) -> list[tuple[Tensor, Tensor]]:
         """Each part's last product: x V_G [X, G] and diag(s_G) U_G^T [G, O/N]; of a dense part x [X, I] and W^T."""
-        ranks, (u, s, v) = self.component_ranks, (self.u, self.s, self.v)
-        if share < 1.0:
-            parts = [truncate(part, math.ceil(share * part.rank)) for part in self.learngene()]
-            ranks, (u, s, v) = tuple(part.rank for part in parts), join_parts(parts)
-        factors = []
+        ranks, (u, s, v) = self.component_ranks, Components(self.u, self.s, self.v)
+        factors: list[tuple[Tensor, Tensor]] = []
         if ranks:
+            if share < 1.0:
+                parts = [truncate(part, math.ceil(share * part.rank)) for part in self.learngene()]
+                ranks, (u, s, v) = tuple(part.rank for part in parts), join_parts(parts)
             h_XG = x_XI @ v.mT
             factors = list(zip(h_XG.split(ranks, dim=1), (u * s.unsqueeze(1)).split(ranks), strict=True))
         if self.weight is not None:
