@@ -20,11 +20,17 @@ _DIGEST = "sha256"
 
 
 def default_folder() -> Path:
-    """``$XDG_CACHE_HOME/kindgene``, else ``~/.cache/kindgene``. What lies there may be deleted at any time."""
+    """``$XDG_CACHE_HOME/kindgene``, else ``~/.cache/kindgene``. What lies there may be deleted at any time.
+
+    Raises ValueError for a user without a home folder.
+    """
     configured = os.environ.get("XDG_CACHE_HOME", "")
-    # The specification has relative paths ignored.
-    base = Path(configured) if os.path.isabs(configured) else Path.home() / ".cache"
-    return base / "kindgene"
+    if os.path.isabs(configured):  # the specification has relative paths ignored
+        return Path(configured) / "kindgene"
+    try:
+        return Path.home() / ".cache" / "kindgene"
+    except RuntimeError as error:
+        raise ValueError("this user has no home folder to keep images in; name a cache folder") from error
 
 
 def read_or_make(file: Path, shape: tuple[int, ...], make: Callable[[], torch.Tensor]) -> torch.Tensor:
@@ -63,4 +69,4 @@ def _read(file: Path, shape: tuple[int, ...]) -> torch.Tensor | None:
 
 
 def _digest(images: torch.Tensor) -> str:
-    return hashlib.sha256(memoryview(images.numpy()).cast("B")).hexdigest()
+    return hashlib.sha256(images.numpy().tobytes()).hexdigest()

@@ -21,9 +21,9 @@ Bytes = npt.NDArray[np.uint8]
 GRID = 64
 _TOGETHER = 64  # images painted at once, so that memory stays small
 
-_axis = (np.arange(GRID) + 0.5) * (2.0 / GRID) - 1.0
-X = _axis[None, None, :]  # [1, 1, G]
-Y = _axis[None, :, None]  # [1, G, 1]
+_axis: Floats = (np.arange(GRID, dtype=np.float64) + 0.5) * (2.0 / GRID) - 1.0
+X: Floats = _axis[None, None, :]  # [1, 1, G]
+Y: Floats = _axis[None, :, None]  # [1, G, 1]
 
 
 @dataclass(frozen=True)

@@ -42,4 +42,4 @@ def words(seed: int, stream: str, count: int, size: int, *, first: int = 0) -> W
 
 def uniform(seed: int, stream: str, count: int, size: int, *, first: int = 0) -> Floats:
     """Uniform numbers in [0, 1), multiples of 2^-53: float64 [N, W]. Raises ValueError as `words` does."""
-    return (words(seed, stream, count, size, first=first) >> np.uint64(11)) * 2.0**-53
+    return (words(seed, stream, count, size, first=first) >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import matplotlib
 from matplotlib.ft2font import FT2Font
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, features
 
 from kindgene import files
 
@@ -55,12 +55,18 @@ def face_digests() -> dict[str, str]:
     return {face: files.sha256(face_file(face)) for face in FACES}
 
 
+def freetype_version() -> str:
+    """The version of FreeType that Pillow draws with; others round outlines differently here and there."""
+    return str(features.version("freetype2"))
+
+
 @cache
 def shared_code_points() -> tuple[int, ...]:
     """The code points that all twelve faces have a glyph for, ascending (2,383 in DejaVu 2.37)."""
     return tuple(sorted(set.intersection(*(set(FT2Font(str(face_file(face))).get_charmap()) for face in FACES))))
 
 
+@cache
 def drawn_code_points() -> tuple[int, ...]:
     """Those of the shared code points that show something by themselves, ascending (2,296 in DejaVu 2.37).
 
@@ -77,12 +83,13 @@ def glyph_mask(face: str, code_point: int) -> Image.Image:
 
     Raises ValueError for a glyph that is blank.
     """
+    mask = None
     for em in _EM_SIZES:
         mask = _ink(face, code_point, em)
-        if mask is None:
-            raise ValueError(f"U+{code_point:04X} is blank in {face}; it cannot be a class's member")
-        if max(mask.size) >= _SHORTEST:
+        if mask is None or max(mask.size) >= _SHORTEST:
             break
+    if mask is None:
+        raise ValueError(f"U+{code_point:04X} is blank in {face}; it cannot be a class's member")
     return mask
 
 
@@ -94,16 +101,16 @@ def place(
     slack: tuple[float, float] = (0.0, 0.0),
     furthest: float = 0.0,
 ) -> Image.Image:
-    """A mask in a square image: 8-bit grey, `size` pixels a side.
+    """A mask, with its dark edge, in a square image: 8-bit grey, `size` pixels a side.
 
-    The mask's longer side becomes the share `extent` of the image's, turned by `degrees` (counter-clockwise).
+    The ink's longer side becomes the share `extent` of the image's, turned by `degrees` (counter-clockwise).
     `slack` moves it from the centre, each direction from -1 to 1 of the room there is: up to the image's edge,
     but no further than the share `furthest` of the image. So a glyph whose `extent` fits is always whole.
     Drawn on a grid at least 64 pixels fine and averaged down.
     """
     fine = -(-_FINEST_GRID // size)
     grid = size * fine
-    width, height = mask.size
+    width, height = mask.width - 2, mask.height - 2
     turn = math.radians(degrees)
     cosine, sine = math.cos(turn), math.sin(turn)
     scale = max(width, height) / (extent * grid)  # mask pixels for one pixel of the grid
@@ -113,7 +120,7 @@ def place(
     y = grid * (0.5 + slack[1] * min(max((1 - reach_y) / 2, 0.0), furthest))
     # Where in the mask each pixel of the grid comes from.
     a, b, d, e = scale * cosine, -scale * sine, scale * sine, scale * cosine
-    origin = (a, b, width / 2 - a * x - b * y, d, e, height / 2 - d * x - e * y)
+    origin = (a, b, mask.width / 2 - a * x - b * y, d, e, mask.height / 2 - d * x - e * y)
     drawn = mask.transform((grid, grid), Image.Transform.AFFINE, origin, Image.Resampling.BILINEAR)
     return drawn.reduce(fine) if fine > 1 else drawn
 

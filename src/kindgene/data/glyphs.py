@@ -25,7 +25,7 @@ from PIL import Image
 from kindgene.data import draws
 from kindgene.data.arrays import ArrayDataset
 from kindgene.data.cache import default_folder, read_or_make
-from kindgene.data.faces import FACES, face_digests, glyph_mask, place
+from kindgene.data.faces import FACES, face_digests, freetype_version, glyph_mask, place
 from kindgene.data.superclasses import Superclass, superclasses
 from kindgene.files import StrPath
 
@@ -35,7 +35,7 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 SIZES = (16, 32)
 PER_CLASS: dict[Split, int] = {"train": 200, "validation": 20, "test": 50}
 
-_VERSION = 1  # of the renderings; raised whenever an image changes
+_VERSION = 2  # of the renderings; raised whenever an image changes
 _EXTENT = (0.60, 0.85)
 _DEGREES = 10.0
 _FURTHEST = 0.10
@@ -127,7 +127,8 @@ def _file_name(chosen: Sequence[Superclass], split: Split, size: int, count: int
     """Names the cache file by all that its images depend on."""
     identity = {
         "version": _VERSION,
-        "pillow": PIL.__version__,  # its wheel brings the FreeType that draws
+        "pillow": PIL.__version__,
+        "freetype": freetype_version(),
         "faces": face_digests(),
         "classes": [[superclass.name, *superclass.members] for superclass in chosen],
         "split": split,

@@ -32,16 +32,15 @@ Matrix = npt.NDArray[np.float32]
 
 def similarities(code_points: Sequence[int]) -> npt.NDArray[np.float64]:
     """The similarity of every pair: float64 [N, N], symmetric, at most 1, 1 on the diagonal."""
-    pictures_NGSS = _blur() @ mean_pictures(code_points) @ _blur().T
+    pictures_NGSS = _on_both_axes(_blur(), mean_pictures(code_points), _blur())
     plain_NF = _features(pictures_NGSS)
     best_NN = plain_NF @ plain_NF.T
     for factor in SHRINK:
         space = (1 - 1 / factor) * EXTENT * SIDE / 2
-        narrower_NGSS = pictures_NGSS @ _shrink(factor, 0.0).T
         for down in UP_DOWN:
-            shrunk_NGSS = _shrink(factor, down * space) @ narrower_NGSS
+            shrunk_NGSS = _on_both_axes(_shrink(factor, down * space), pictures_NGSS, _shrink(factor, 0.0))
             np.maximum(best_NN, plain_NF @ _features(shrunk_NGSS).T, out=best_NN)
-    similar_NN = np.maximum(best_NN, best_NN.T).astype(np.float64) / _NORM**2
+    similar_NN: npt.NDArray[np.float64] = np.maximum(best_NN, best_NN.T) / np.float64(_NORM**2)
     np.fill_diagonal(similar_NN, 1.0)
     return np.minimum(similar_NN, 1.0)
 
@@ -52,7 +51,7 @@ def mean_pictures(code_points: Sequence[int]) -> Matrix:
     for glyph, point in enumerate(code_points):
         for index, face in enumerate(FACES):
             pictures[glyph, _group(index)] += np.asarray(place(glyph_mask(face, point), SIDE, EXTENT))
-    return pictures / np.float32(255 * len(FACES) // GROUPS)
+    return np.asarray(pictures / (255 * len(FACES) // GROUPS), dtype=np.float32)
 
 
 def _group(face: int) -> int:
@@ -65,18 +64,23 @@ def _features(pictures_NGSS: Matrix) -> Matrix:
     flat_NF = pictures_NGSS.reshape(len(pictures_NGSS), -1).astype(np.float64)
     flat_NF -= flat_NF.mean(axis=1, keepdims=True)
     flat_NF *= _NORM / np.linalg.norm(flat_NF, axis=1, keepdims=True)
-    return np.rint(flat_NF).astype(np.float32)
+    return np.asarray(np.rint(flat_NF), dtype=np.float32)
+
+
+def _on_both_axes(down_SS: Matrix, pictures_NGSS: Matrix, across_SS: Matrix) -> Matrix:
+    """Applies a matrix to the rows' axis and one to the columns': [N, G, S, S]."""
+    return np.asarray(down_SS @ pictures_NGSS @ across_SS.T, dtype=np.float32)
 
 
 def _blur() -> Matrix:
     """Blurs one axis: [S, S]."""
     apart = np.arange(SIDE)[:, None] - np.arange(SIDE)
     weight = np.exp(-0.5 * (apart / BLUR) ** 2)
-    return (weight / weight.sum(axis=1).max()).astype(np.float32)
+    return np.asarray(weight / weight.sum(axis=1).max(), dtype=np.float32)
 
 
 def _shrink(factor: float, move: float) -> Matrix:
     """Shrinks one axis towards its centre and moves it by `move` pixels, linear interpolation: [S, S]."""
     centre = (SIDE - 1) / 2
     origin = (np.arange(SIDE) - centre - move) * factor + centre
-    return np.maximum(0.0, 1.0 - np.abs(origin[:, None] - np.arange(SIDE))).astype(np.float32)
+    return np.asarray(np.maximum(0.0, 1.0 - np.abs(origin[:, None] - np.arange(SIDE))), dtype=np.float32)

@@ -114,7 +114,8 @@ def _seen(dice: Dice, light: Floats) -> Floats:
     """The camera's picture: sky, noise, and the arcsinh stretch."""
     noise = dice.many(17 * 17).reshape(-1, 17, 17).repeat(4, axis=1).repeat(4, axis=2)[:, 2:66, 2:66] - 0.5
     stretch = 6.0
-    return np.arcsinh(stretch * np.clip(light + 0.012 + 0.03 * noise, 0.0, None)) / np.arcsinh(stretch * 1.6)
+    bright = np.clip(light + 0.012 + 0.03 * noise, 0.0, None)
+    return np.asarray(np.arcsinh(stretch * bright) / np.arcsinh(stretch * 1.6))
 
 
 def _numbers(stars: int, clouds: int = 0) -> int:
