@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kindgene._version import __version__
-from kindgene.pool.config import FORMAT_VERSION, ClassEntry, PoolConfig, compact_ranks
+from kindgene.pool.classes import ClassEntry, compact_ranks
+from kindgene.pool.config import FORMAT_VERSION, PoolConfig
 from kindgene.pool.names import tailor_file
 
 DIGESTS = st.text("0123456789abcdef", min_size=64, max_size=64)
@@ -154,7 +155,7 @@ WRONG = {
 def test_a_wrong_value_is_named(written, key, value):
     word = "class" if key == "classes" else key
     with pytest.raises(ValueError, match=rf"^here: .*{word}") as refused:
-        PoolConfig.from_json({**written, key: value}, "here")
+        PoolConfig.from_json({**written, key: value}, "here").classes.check()
     assert "\n" not in str(refused.value)
 
 
@@ -162,7 +163,7 @@ def test_a_wrong_value_is_named(written, key, value):
 def test_a_missing_value_is_named(written, key):
     del written[key]
     with pytest.raises(ValueError, match=f"^here: {key} is missing"):
-        PoolConfig.from_json(written, "here")
+        PoolConfig.from_json(written, "here").classes.check()
 
 
 WRONG_ENTRY = {
@@ -181,12 +182,12 @@ WRONG_ENTRY = {
 def test_a_wrong_value_of_a_class_is_named(written, key, value):
     written["classes"]["tench"][key] = value
     with pytest.raises(ValueError, match=r"^here: ") as refused:
-        PoolConfig.from_json(written, "here")
+        PoolConfig.from_json(written, "here").classes.check()
     assert "'tench'" in str(refused.value) or "rows" in str(refused.value)
     assert "\n" not in str(refused.value)
     del written["classes"]["tench"][key]
     with pytest.raises(ValueError, match=f"here: class 'tench': {key} is missing"):
-        PoolConfig.from_json(written, "here")
+        PoolConfig.from_json(written, "here").classes.check()
 
 
 @pytest.mark.parametrize(
@@ -200,4 +201,4 @@ def test_a_wrong_value_of_a_class_is_named(written, key, value):
 def test_classes_of_one_file_must_agree(written, change, message):
     written["classes"]["dog"] |= change
     with pytest.raises(ValueError, match=f"here: .*cat-a.*{message}"):
-        PoolConfig.from_json(written, "here")
+        PoolConfig.from_json(written, "here").classes.check()

@@ -245,19 +245,50 @@ def test_every_class_may_go(pool_folder, content):
         opened.recombine(["cat"])
 
 
-def test_a_pool_changed_since_it_was_opened_is_not_written_to(pool_folder, content, scatter, names):
-    first, second = Pool.from_pretrained(pool_folder), Pool.from_pretrained(pool_folder)
-    fresh = scatter(second.transfer(["new"]))
+def test_changes_of_several_who_opened_the_same_pool_all_land(pool_folder, scatter, names):
+    first, second, third = (Pool.from_pretrained(pool_folder) for _ in range(3))
     first.remove(["cat"])
+    second.add(scatter(second.transfer(["new"])))
+    assert second.classes == (*names[1:], "new")
+    assert second.loaded == second.classes
+    third.remove(["Cat"])
+    assert third.classes == (*names[2:], "new")
+    assert third.loaded == names[2:]
+    again = Pool.from_pretrained(pool_folder)
+    assert again.classes == again.loaded == (*names[2:], "new")
+    again.verify()
+
+
+def test_what_others_changed_is_not_changed_again(pool_folder, content, scatter, names):
+    first, second = Pool.from_pretrained(pool_folder), Pool.from_pretrained(pool_folder)
+    first.remove(["cat"])
+    first.add(scatter(first.transfer(["new"])))
     before = content(pool_folder)
-    for act in (lambda: second.add(fresh), lambda: second.remove(["Cat"])):
-        with pytest.raises(ValueError, match=r"changed since it was opened .*open the pool again and repeat"):
+    for act, message in (
+        (
+            lambda: second.remove(["cat"]),
+            "class 'cat' was changed since it was opened .*open the pool again and repeat",
+        ),
+        (lambda: second.add(scatter(second.transfer(["new"]))), "has 'new' already"),
+    ):
+        with pytest.raises(ValueError, match=message):
             act()
         assert content(pool_folder) == before
         assert second.classes == names
-    again = Pool.from_pretrained(pool_folder)
-    again.add(fresh)
-    assert Pool.from_pretrained(pool_folder).classes == (*names[1:], "new")
+    first.remove(["new"])
+    first.add(scatter(first.transfer(["cat"])))  # another cat
+    with pytest.raises(ValueError, match="class 'cat' was changed"):
+        second.remove(["cat"])
+
+
+def test_a_tailor_that_came_to_be_shared_otherwise_is_not_removed(dit, tmp_path):
+    names = list("abcde")
+    folder = dit.model(gate_map=[0, 0, 0, 1, 2]).decompose(names).save_pretrained(tmp_path / "pool")
+    first, second = Pool.from_pretrained(folder), Pool.from_pretrained(folder)
+    first.remove(["a"])
+    with pytest.raises(ValueError, match="class 'b' was changed"):
+        second.remove(["b"])
+    assert Pool.from_pretrained(folder).classes == tuple("bcde")
 
 
 def test_another_pool_in_the_same_place_is_not_written_to(pool_folder, dit, names, content):
@@ -451,3 +482,104 @@ def test_all_loaded_classes_make_a_trainable_model(saved, names, dit):
     back = split(model)
     for tailor, row in zip(pool.tailors, back.tailors, strict=True):
         assert all(torch.equal(tailor.components[key], row[key]) for key in row)
+
+
+# Merging and verifying.
+
+
+def grown(folder, scatter, name, seed):
+    """A pool that grew from the saved one: a new class beside the old ones, in memory only."""
+    pool = Pool.from_pretrained(folder)
+    pool.path = None
+    pool.add(scatter(pool.transfer([name]), seed))
+    return pool
+
+
+@pytest.mark.parametrize("verb", ["merge", "add"])
+def test_pools_that_grew_from_one_learngene_are_merged(pool_folder, saved, scatter, names, dit, verb):
+    other = grown(saved, scatter, "theirs", 6)
+    pool = Pool.from_pretrained(pool_folder)
+    pool.add(scatter(pool.transfer(["mine"])))
+    before = dit.run(pool.recombine(["mine", "cat"]), [0, 1, 2, 0, 1, 2])
+    getattr(pool, verb)(other, ["theirs"])
+    merged = Pool.from_pretrained(pool_folder)
+    merged.verify()
+    assert merged.classes == (*names, "mine", "theirs")
+    assert torch.equal(dit.run(merged.recombine(["mine", "cat"]), [0, 1, 2, 0, 1, 2]), before)
+    assert torch.equal(
+        dit.run(merged.recombine(["theirs"]), [0, 1] * 3), dit.run(other.recombine(["theirs"]), [0, 1] * 3)
+    )
+
+
+def test_part_of_a_shared_tailor_can_be_merged(dit, tmp_path):
+    model = dit.model(gate_map=[0, 0, 0, 1, 2])
+    pool = model.decompose(list("abcde"))
+    other = model.decompose(list("abcde"))
+    pool.remove(["a", "c", "d", "e"])
+    folder = pool.save_pretrained(tmp_path / "pool")
+    pool.merge(other, ["c", "a"])
+    pool.verify()
+    assert Pool.from_pretrained(folder).classes == ("b", "a", "c")
+    labels = [0, 1, 2, 3, 0, 1]
+    assert torch.equal(
+        dit.run(Pool.from_pretrained(folder).recombine(["a", "b", "c"]), labels),
+        dit.run(other.recombine(["a", "b", "c"]), labels),
+    )
+
+
+def test_what_cannot_be_merged_is_refused(pool_folder, saved, scatter, content, dit, names):
+    pool, before = Pool.from_pretrained(pool_folder), content(pool_folder)
+    foreign = dit.model(learngene_rank=3).decompose([f"{name} 2" for name in names])
+    with pytest.raises(ValueError, match="different learngenes"):
+        pool.merge(foreign)
+    with pytest.raises(ValueError, match="has 'cat', 'Cat'.* already"):
+        pool.merge(Pool.from_pretrained(saved))
+    with pytest.raises(ValueError, match="no class 'nobody'"):
+        pool.merge(grown(saved, scatter, "theirs", 6), ["nobody"])
+    with pytest.raises(ValueError, match="not loaded"):
+        pool.merge(Pool.from_pretrained(saved, classes=["cat"]))
+    assert content(pool_folder) == before
+
+
+def test_a_copy_in_another_dtype_keeps_the_id_and_takes_tailors(saved, scatter, tmp_path, names):
+    pool = Pool.from_pretrained(saved)
+    small = pool.subset(pool.plan(names, dtype="bfloat16"))
+    assert small.config.learngene_id == pool.config.learngene_id
+    folder = small.save_pretrained(tmp_path / "small")
+    small.merge(grown(saved, scatter, "theirs", 6), ["theirs"])
+    small.verify()
+    assert {value.dtype for value in Pool.from_pretrained(folder).tailors[-1].components.values()} == {torch.bfloat16}
+    assert pool.subset(pool.plan(names, max_parameters=12_000)).config.learngene_id != pool.config.learngene_id
+
+
+def test_verify_names_the_first_file_that_is_wrong(pool_folder, dit, names):
+    pool = Pool.from_pretrained(pool_folder, learngene_only=True)
+    pool.verify()
+    tailor = pool_folder / pool.config.classes["Cat"].file
+    good = tailor.read_bytes()
+    tailor.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with pytest.raises(ValueError, match=tailor.name):
+        pool.verify()
+    tailor.write_bytes(good)
+    stray = tailor.with_name("stray-0123456789abcdef.safetensors")
+    stray.write_bytes(good)
+    with pytest.raises(ValueError, match=r"stray.* is of no class"):
+        pool.verify()
+    stray.unlink()
+    learngene = pool_folder / "learngene.safetensors"
+    learngene.write_bytes(learngene.read_bytes()[:-8])
+    with pytest.raises(ValueError, match=r"learngene\.safetensors"):
+        pool.verify()
+    with pytest.raises(ValueError, match="in memory only"):
+        dit.model().decompose(names).verify()
+
+
+def test_the_learngene_alone_is_enough_to_transfer(pool_folder, scatter):
+    shutil.rmtree(pool_folder / "tailors")
+    pool = Pool.from_pretrained(pool_folder, learngene_only=True)
+    assert pool.loaded == ()
+    state = torch.random.get_rng_state()
+    fresh = pool.transfer(["new"], generator=torch.Generator().manual_seed(0))
+    assert torch.equal(torch.random.get_rng_state(), state)  # no generator but the one that was given
+    pool.add(scatter(fresh))
+    assert pool.loaded == ("new",)

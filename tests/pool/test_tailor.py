@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kindgene.pool.config import ClassEntry
+from kindgene.pool.classes import ClassEntry
 from kindgene.pool.folder import read_config, read_learngene
 from kindgene.pool.pool import Pool
 from kindgene.pool.tailor import Tailor, read_tailor, tailors_by_class, write_tailor

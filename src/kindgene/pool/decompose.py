@@ -11,7 +11,8 @@ import torch
 from kindgene.core.decomposable import Decomposable
 from kindgene.core.pieces import State, canonical_pieces, canonical_state, split
 from kindgene.pool.backbones import describe_backbone
-from kindgene.pool.config import PoolConfig, Ranks
+from kindgene.pool.classes import Ranks
+from kindgene.pool.config import PoolConfig
 from kindgene.pool.names import check_class_names, quoted
 from kindgene.pool.tailor import Tailor
 from kindgene.pool.tensors import check_finite, state_id

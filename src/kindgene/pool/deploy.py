@@ -14,7 +14,8 @@ from kindgene.core.pieces import State, with_components
 from kindgene.pool.backbones import cast, example_inputs, floating_dtype
 from kindgene.pool.budget import Budget
 from kindgene.pool.calibrate import Batch, output_importance
-from kindgene.pool.config import PoolConfig, Ranks
+from kindgene.pool.classes import Ranks
+from kindgene.pool.config import PoolConfig
 from kindgene.pool.cost import CostModel
 from kindgene.pool.latency import fit_latency, measure_latency
 from kindgene.pool.parts import Part, gated_parts, merged_parts
@@ -100,14 +101,13 @@ def cut_pool(pieces: PoolPieces, plan: Plan) -> tuple[PoolConfig, State, list[Ta
     wanted = set(plan.classes)
     tailors = []
     for tailor in cut:
-        kept = tailor.without([name for name in tailor.classes if name not in wanted])
-        tailors.append(Tailor(kept.classes, _cast_state(kept.components, dtype), _cast_state(kept.rows, dtype)))
+        tailors.append(tailor.only(wanted).to(dtype))
     tailor_ranks: Ranks = {target: tuple(parts) for target, parts in plan.tailor_ranks.items()}
     entries = {name: entry for tailor in tailors for name, entry in tailor.entries(tailor_ranks).items()}
     config = replace(
         pieces.config,
         ranks=ranks,
-        learngene_id=state_id(learngene),
+        learngene_id=pieces.config.learngene_id if ranks == pieces.config.ranks else state_id(learngene),
         learngene_sha256="",
         classes={name: entries[name] for name in plan.classes},
         generation=0,

@@ -19,7 +19,8 @@ import filelock
 from kindgene.core.pieces import State
 from kindgene.files import read_json, sync_folder, write_bytes, write_json
 from kindgene.pool.card import model_card
-from kindgene.pool.config import ClassEntry, PoolConfig
+from kindgene.pool.classes import ClassEntry, ClassTable
+from kindgene.pool.config import PoolConfig
 from kindgene.pool.tailor import Tailor, read_tailor, write_tailor
 from kindgene.pool.tensors import check_finite, encode, read_checked
 
@@ -69,6 +70,23 @@ def read_tailors(root: Path, config: PoolConfig, names: Sequence[str], learngene
     return [read_tailor(root, config, file, learngene) for file in files]
 
 
+def verify(root: Path) -> None:
+    """Reads and checks every file that the config refers to, one tailor at a time, and that nothing else lies there.
+
+    Raises ValueError naming the first file that is wrong, or that no class refers to.
+    """
+    config = read_config(root)
+    if isinstance(config.classes, ClassTable):
+        config.classes.check()
+    learngene = read_learngene(root, config)
+    files = dict.fromkeys(entry.file for entry in config.classes.values())
+    for file in files:
+        read_tailor(root, config, file, learngene)
+    for path in sorted((root / TAILOR_FOLDER).rglob("*.safetensors")):
+        if path.relative_to(root).as_posix() not in files:
+            raise ValueError(f"{path} is of no class of this pool; the next change of the pool removes it")
+
+
 def write_pool(root: Path, config: PoolConfig, learngene: State, tailors: Sequence[Tailor]) -> PoolConfig:
     """Writes a whole pool into a new or empty folder; returns the config with files and hashes filled in.
 
@@ -102,19 +120,15 @@ def locked(root: Path) -> Iterator[None]:
 
 
 def commit(root: Path, seen: PoolConfig, change: Change, new: Sequence[Tailor]) -> PoolConfig:
-    """Writes new tailors, then config.json as `change` makes it of the one that was `seen`; call it `locked`.
+    """Writes new tailors, then config.json as `change` makes it of the one there is now; call it `locked`.
 
-    Raises ValueError, with nothing changed, if the pool is not the one that was seen. Call `tidy` afterwards.
+    What others added or removed since the pool was `seen` stays as they left it; `change` raises where it depends on
+    what they changed. Raises ValueError, with nothing changed, if the learngene is another one. Call `tidy` afterwards.
     """
     current = read_config(root)
-    if (current.generation, current.learngene_id, current.classes) != (
-        seen.generation,
-        seen.learngene_id,
-        seen.classes,
-    ):
+    if current.learngene_id != seen.learngene_id:
         raise ValueError(
-            f"{root} was changed since it was opened here (generation {current.generation}, opened at "
-            f"{seen.generation}): open the pool again and repeat"
+            f"{root} was changed since it was opened here, it holds another learngene: open the pool again and repeat"
         )
     try:
         config = _write_tailors(root, change(current), new)

@@ -15,7 +15,8 @@ from kindgene.core.components import fill_random
 from kindgene.core.config import Rank, resolve_rank
 from kindgene.core.decomposable import Decomposable
 from kindgene.core.pieces import State
-from kindgene.pool.config import PoolConfig, Ranks
+from kindgene.pool.classes import Ranks
+from kindgene.pool.config import PoolConfig
 from kindgene.pool.recombine import assemble
 from kindgene.pool.tailor import Tailor
 

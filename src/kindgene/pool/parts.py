@@ -14,7 +14,8 @@ import torch
 
 from kindgene.core.components import Components, canonical, compose, concatenate, from_matrix, pad
 from kindgene.core.pieces import State, layer_components
-from kindgene.pool.config import PoolConfig, Ranks
+from kindgene.pool.classes import Ranks
+from kindgene.pool.config import PoolConfig
 from kindgene.pool.tailor import Tailor
 
 

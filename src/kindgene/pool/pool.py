@@ -19,9 +19,11 @@ from kindgene.core.config import Rank
 from kindgene.core.decomposable import Decomposable
 from kindgene.core.pieces import State
 from kindgene.pool import deploy, folder
+from kindgene.pool.backbones import floating_dtype
 from kindgene.pool.budget import Budget
 from kindgene.pool.calibrate import Batch
-from kindgene.pool.config import ClassEntry, PoolConfig
+from kindgene.pool.classes import ClassEntry
+from kindgene.pool.config import PoolConfig
 from kindgene.pool.decompose import decompose_model, new_tailors, tailor_ranks_of
 from kindgene.pool.fresh import TailorStart, fresh_model
 from kindgene.pool.names import check_class_names, known_names, quoted
@@ -57,10 +59,13 @@ class Pool:
         return cls(*decompose_model(model, class_names, provenance))
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, classes: Sequence[str] | None = None) -> Pool:
+    def from_pretrained(
+        cls, path: str | Path, classes: Sequence[str] | None = None, *, learngene_only: bool = False
+    ) -> Pool:
         """Opens a pool folder: config, learngene, and the tailors of `classes` (None: all); hashes are checked.
 
-        Raises ValueError for a folder that is not a pool, unknown classes, and any file that is missing, damaged,
+        `learngene_only` reads no tailor at all, which is enough for `transfer`. Raises ValueError for a folder that is
+        not a pool, unknown classes, and any file that is missing, damaged,
         foreign or of another learngene.
         """
         root = Path(path)
@@ -68,6 +73,7 @@ class Pool:
         while True:
             try:
                 wanted = tuple(config.classes) if classes is None else known_names(config.classes, classes)
+                wanted = () if learngene_only else wanted
                 learngene = folder.read_learngene(root, config)
                 return cls(config, learngene, folder.read_tailors(root, config, wanted, learngene), root)
             except ValueError:  # a class may have been removed while its file was about to be read
@@ -170,7 +176,8 @@ class Pool:
     def subset(self, plan: Plan) -> Pool:
         """A pool of its own that holds just what a gated plan keeps: prefixes of a canonical form are canonical.
 
-        Its learngene is another one (another id) unless the plan drops nothing; nothing is written.
+        Its learngene is another one (another id) unless the plan drops nothing of it, whatever the dtype; nothing is
+        written.
         """
         plan.check(self.config)
         pieces = self._pieces(self._chosen(plan.classes))
@@ -204,15 +211,48 @@ class Pool:
         names = check_class_names(class_names)
         return fresh_model(self.config, self.learngene, names, tailor_rank, start, generator, backbone)
 
-    def add(self, model: Decomposable, class_names: Sequence[str] | None = None) -> None:
-        """Adds a transferred model's classes: its tailors in canonical form, as new files. Nothing else changes.
+    def add(self, source: Decomposable | Pool, class_names: Sequence[str] | None = None) -> None:
+        """Adds classes: a transferred model's tailors in canonical form, or another pool's (see `merge`), as new files.
 
-        Raises ValueError unless the model's learngene is this pool's, bit for bit, and its class names are new here.
+        Nothing else changes, and what other processes add to the same folder meanwhile stays. Raises ValueError unless
+        the learngene of `source` is this pool's, bit for bit, and its class names are new here.
         """
-        added = new_tailors(model, class_names, self.learngene)
-        ranks = tailor_ranks_of(model)
-        entries = {name: entry for tailor in added for name, entry in tailor.entries(ranks).items()}
+        if isinstance(source, Pool):
+            self.merge(source, class_names)
+            return
+        added = new_tailors(source, class_names, self.learngene)
+        ranks = tailor_ranks_of(source)
+        self._add(added, {name: entry for tailor in added for name, entry in tailor.entries(ranks).items()})
 
+    def merge(self, other: Pool, classes: Sequence[str] | None = None) -> None:
+        """Adds the tailors of another pool that grew from the same learngene: of `classes`, or of all of its classes.
+
+        Raises ValueError for another learngene, for names that are taken here, and for classes not loaded there.
+        """
+        if other.config.learngene_id != self.config.learngene_id:
+            raise ValueError(
+                f"these pools have different learngenes ({self.config.learngene_id[:16]} and "
+                f"{other.config.learngene_id[:16]}): a tailor works only with the learngene it was trained with"
+            )
+        names = other.classes if classes is None else known_names(other.config.classes, classes)
+        other._need(names)
+        dtype = floating_dtype(self.learngene)
+        tailors = [
+            tailor.only(names).to(dtype) for tailor in other.tailors if any(name in names for name in tailor.classes)
+        ]
+        ranks = {tailor.classes: other.config.tailor_ranks_of(tailor.classes[0]) for tailor in tailors}
+        self._add(tailors, {name: e for t in tailors for name, e in t.entries(ranks[t.classes]).items()})
+
+    def verify(self) -> None:
+        """Reads every file of the pool's folder and checks it: hashes, names, shapes, finite numbers.
+
+        Raises ValueError naming the first that is wrong.
+        """
+        if self.path is None:
+            raise ValueError("this pool is in memory only, there is no folder to verify: save_pretrained first")
+        folder.verify(self.path)
+
+    def _add(self, added: Sequence[Tailor], entries: Mapping[str, ClassEntry]) -> None:
         def change(config: PoolConfig) -> PoolConfig:
             taken = [name for name in entries if name in config.classes]
             if taken:
@@ -230,8 +270,11 @@ class Pool:
         gone = set(names)
         kept = [tailor.without(names) for tailor in self._touched(gone) if not set(tailor.classes) <= gone]
         rows = {name: row for tailor in kept for row, name in enumerate(tailor.classes)}
+        before = self.config
 
         def change(config: PoolConfig) -> PoolConfig:
+            if self.path is not None:
+                _check_same_files(before, config, names)
             left = {name: entry for name, entry in config.classes.items() if name not in gone}
             ranks = {name: left[name].tailor_ranks for name in rows}
             return config.with_classes({**left, **{n: ClassEntry("", "", ranks[n], row) for n, row in rows.items()}})
@@ -285,3 +328,11 @@ class Pool:
                 f"not loaded: {quoted(missing, 5)}; open the pool with these classes "
                 "(Pool.from_pretrained(path, classes=[...]), or without classes= for all)"
             )
+
+
+def _check_same_files(before: PoolConfig, now: PoolConfig, names: Sequence[str]) -> None:
+    """Raises ValueError unless the tailors of these classes are what they were, and serve the same classes."""
+    for name in names:
+        entry = before.classes[name]
+        if now.classes.get(name) != entry or now.members(entry.file) != before.members(entry.file):
+            raise ValueError(f"class {name!r} was changed since it was opened here: open the pool again and repeat")

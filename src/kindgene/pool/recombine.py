@@ -19,7 +19,8 @@ from kindgene.core.convert import make_decomposable
 from kindgene.core.decomposable import Decomposable
 from kindgene.core.pieces import Pieces, State, join, layer_components, with_components
 from kindgene.pool.backbones import build_backbone, floating_dtype
-from kindgene.pool.config import PoolConfig, Ranks
+from kindgene.pool.classes import Ranks
+from kindgene.pool.config import PoolConfig
 from kindgene.pool.cost import Rank
 from kindgene.pool.parts import Part, widest_ranks
 from kindgene.pool.plan import Plan
@@ -36,10 +37,6 @@ def assemble(
     backbone: nn.Module | None = None,
 ) -> Decomposable:
     """A decomposable model of exactly these classes, in this order, holding these tensors, which have these ranks."""
-    dtype = floating_dtype(learngene)
-    module = build_backbone(
-        config.backbone, config.backbone_config, classes, config.label_tables, backbone, dtype=dtype
-    )
     tailor_of = tailors_by_class(tailors)
     used = list(dict.fromkeys(tailor_of[name] for name in classes))  # in the order in which the classes ask for them
     kind = KindConfig(
@@ -53,7 +50,12 @@ def assemble(
         gate_map=[used.index(tailor_of[name]) for name in classes],
         init="random",
     )
-    model = make_decomposable(module, kind)
+    with torch.random.fork_rng(devices=[]):  # first values that are replaced at once
+        dtype = floating_dtype(learngene)
+        module = build_backbone(
+            config.backbone, config.backbone_config, classes, config.label_tables, backbone, dtype=dtype
+        )
+        model = make_decomposable(module, kind)
     rows = [tailor_of[name].row_of(name) for name in classes]
     join(model, Pieces(learngene, [tailor.components for tailor in used], rows))
     model.class_names = tuple(classes)
@@ -109,16 +111,17 @@ def plain_model(
     """The plain model of one class that a plan describes, out of its merged `parts`: no gate, no null class."""
     dtype = floating_dtype(learngene)
     low_rank = {target: ranks for target, ranks in plan.ranks.items() if any(rank is not None for rank in ranks)}
-    module = build_backbone(
-        config.backbone,
-        config.backbone_config,
-        plan.classes,
-        config.label_tables,
-        backbone,
-        dtype=dtype,
-        null_row=False,
-        low_rank=low_rank,
-    )
+    with torch.random.fork_rng(devices=[]):  # first values that are replaced at once
+        module = build_backbone(
+            config.backbone,
+            config.backbone_config,
+            plan.classes,
+            config.label_tables,
+            backbone,
+            dtype=dtype,
+            null_row=False,
+            low_rank=low_rank,
+        )
     state = {key: value for key, value in learngene.items() if not _is_replaced(key, config)}
     for table, row in tailor.row_of(plan.classes[0]).items():
         state[f"{table}.weight"] = row.unsqueeze(0)

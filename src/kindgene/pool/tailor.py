@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from kindgene.core.pieces import State
 from kindgene.files import sync_folder, write_bytes
-from kindgene.pool.config import ClassEntry, PoolConfig, Ranks, compact_ranks
+from kindgene.pool.classes import ClassEntry, Ranks, compact_ranks
+from kindgene.pool.config import PoolConfig
 from kindgene.pool.names import tailor_file
 from kindgene.pool.tensors import check_finite, check_tensors, encode, read_checked
 
@@ -30,14 +32,23 @@ class Tailor:
         index = self.classes.index(name)
         return {table: rows[index] for table, rows in self.rows.items()}
 
-    def without(self, names: Sequence[str]) -> Tailor:
+    def without(self, names: Collection[str]) -> Tailor:
         """The same tailor for its other classes."""
-        kept = [index for index, name in enumerate(self.classes) if name not in names]
+        return self.only([name for name in self.classes if name not in names])
+
+    def only(self, names: Collection[str]) -> Tailor:
+        """The same tailor for those of its classes that are among `names`."""
+        kept = [index for index, name in enumerate(self.classes) if name in names]
         return Tailor(
             tuple(self.classes[index] for index in kept),
             self.components,
             {table: rows[kept].clone() for table, rows in self.rows.items()},
         )
+
+    def to(self, dtype: torch.dtype) -> Tailor:
+        """The same tailor in another floating-point dtype."""
+        components, rows = ({key: value.to(dtype) for key, value in s.items()} for s in (self.components, self.rows))
+        return Tailor(self.classes, components, rows)
 
     def to_bytes(self, learngene_id: str) -> bytes:
         """The file's content; its metadata says whose it is, so that no two tailors have the same content."""
