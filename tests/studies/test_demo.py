@@ -154,3 +154,14 @@ def test_what_it_would_do_is_told():
     assert told.items() >= demo_settings("tiny").to_dict().items()
     assert (told["base_classes"], told["novel_classes"]) == (list("012345"), list("6789"))
     json.dumps(told)
+
+
+def test_another_program_s_marker_is_no_licence_to_delete(tmp_path):
+    out = tmp_path / "mine"
+    (out / "pool").mkdir(parents=True)
+    (out / "pool" / "precious").write_text("mine")
+    for marker in ('{"demo": "other"}', "[]"):
+        (out / "demo.json").write_text(marker)
+        with pytest.raises(ValueError, match="is not a demo's folder"):
+            run_demo(out, scale="tiny")
+        assert (out / "pool" / "precious").read_text() == "mine"

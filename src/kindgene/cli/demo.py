@@ -28,28 +28,10 @@ def run(
     from kindgene.studies.demo import describe_demo, run_demo
 
     if dry_run:
-        typer.echo(json.dumps({"out": str(out), "seed": seed, **describe_demo(scale), **_costs(scale)}, indent=2))
+        typer.echo(json.dumps({"out": str(out), "seed": seed, **describe_demo(scale)}, indent=2))
         return
     report = run_demo(out, seed=seed, scale=scale, progress=RichProgress)
     rows = [report["base"], report["dense"], *report["recombined"].values(), *report["transfer"].values()]
     for row in rows:
         typer.echo(f"{row['title']:<40} recognised {row['recognised']:.3f}  {row['parameters']:>9,} parameters")
     typer.echo(f"report: {out / 'report.html'}")
-
-
-def _costs(scale: str) -> dict[str, dict[str, int]]:
-    """What the two models that are pre-trained cost."""
-    from kindgene import DiT, KindConfig, make_decomposable
-    from kindgene.evaluation.cost import measure_cost
-    from kindgene.studies.settings import BASE, demo_settings
-
-    settings = demo_settings(scale)
-    dense = DiT.from_preset(settings.preset, num_classes=len(BASE))
-    dense_cost = measure_cost(dense).to_dict()
-    kind = KindConfig(
-        num_classes=len(BASE),
-        learngene_rank=settings.learngene_rank,
-        tailor_rank=settings.tailor_rank,
-        targets=settings.targets,
-    )
-    return {"base": measure_cost(make_decomposable(dense, kind)).to_dict(), "dense": dense_cost}

@@ -52,8 +52,11 @@ Made = TypeVar("Made")
 
 
 def describe_demo(scale: str = "mini") -> dict[str, Any]:
-    """What the demo would do, without doing it."""
-    return {**demo_settings(scale).to_dict(), "base_classes": list(BASE), "novel_classes": list(NOVEL)}
+    """What the demo would do, without doing it, and what the two models that are pre-trained cost."""
+    settings = demo_settings(scale)
+    facts = {**settings.to_dict(), "base_classes": list(BASE), "novel_classes": list(NOVEL)}
+    dense, model = new_dense(settings, seed=0), new_decomposable(settings, seed=0)
+    return {**facts, "base": measure_cost(model).to_dict(), "dense": measure_cost(dense).to_dict()}
 
 
 def run_demo(
@@ -147,20 +150,12 @@ class _Stages:
     show: ShowProgress
 
     def pretrain(self, data: ArrayDataset) -> tuple[Decomposable, TrainResult]:
-        settings = self.settings
-        config = KindConfig(
-            num_classes=len(BASE),
-            learngene_rank=settings.learngene_rank,
-            tailor_rank=settings.tailor_rank,
-            targets=settings.targets,
-        )
-        generator = torch.Generator().manual_seed(self.seed)
-        model = make_decomposable(self._new_dense(), config, generator=generator)
+        settings, model = self.settings, new_decomposable(self.settings, self.seed)
         shown = self.show("1/4 pre-train, decomposable")
         return model, self._train(model, data, "pretrain", shown, settings.pretrain_steps, settings.learning_rate)
 
     def pretrain_dense(self, data: ArrayDataset) -> tuple[DiT, TrainResult]:
-        settings, dense = self.settings, self._new_dense()
+        settings, dense = self.settings, new_dense(self.settings, self.seed)
         shown = self.show("2/4 pre-train, dense twin")
         return dense, self._train(dense, data, "dense", shown, settings.pretrain_steps, settings.dense_learning_rate)
 
@@ -212,18 +207,30 @@ class _Stages:
         )
         return train_cell(model, data, config, self.out / name, shown)
 
-    def _new_dense(self) -> DiT:
-        """A fresh dense DiT; the same for every call."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            dense: DiT = DiT.from_preset(
-                self.settings.preset,
-                num_classes=len(BASE),
-                class_names=list(BASE),
-                prediction=self.settings.prediction,
-                schedule=self.settings.schedule,
-            )
-        return dense
+
+def new_dense(settings: DemoSettings, seed: int) -> DiT:
+    """A fresh dense DiT; the same for every call."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        dense: DiT = DiT.from_preset(
+            settings.preset,
+            num_classes=len(BASE),
+            class_names=list(BASE),
+            prediction=settings.prediction,
+            schedule=settings.schedule,
+        )
+    return dense
+
+
+def new_decomposable(settings: DemoSettings, seed: int) -> Decomposable:
+    """A fresh decomposable DiT of the same size."""
+    config = KindConfig(
+        num_classes=len(BASE),
+        learngene_rank=settings.learngene_rank,
+        tailor_rank=settings.tailor_rank,
+        targets=settings.targets,
+    )
+    return make_decomposable(new_dense(settings, seed), config, generator=torch.Generator().manual_seed(seed))
 
 
 def _gate_images(bench: Bench, model: Decomposable) -> Tensor:
@@ -267,10 +274,12 @@ def _own_folder(out: Path, seed: int, scale: str) -> Path:
     settings = demo_settings(scale).to_dict()
     marker = {"demo": "kindgene", "seed": seed, "scale": scale, "version": __version__, "settings": settings}
     path = out / MARKER_FILE
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not path.exists())):
+    old = read_json(path) if path.exists() else None
+    ours = isinstance(old, dict) and old.get("demo") == "kindgene"
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not ours)):
         raise ValueError(f"{out} exists and is not a demo's folder; choose another with --out (nothing was changed)")
     out.mkdir(parents=True, exist_ok=True)
-    if path.exists() and ((out / REPORT_JSON).exists() or read_json(path) != marker):
+    if ours and ((out / REPORT_JSON).exists() or old != marker):
         for name in (*RUN_FOLDERS, POOL_FOLDER):
             shutil.rmtree(out / name, ignore_errors=True)
         for name in (REPORT_JSON, REPORT_HTML):

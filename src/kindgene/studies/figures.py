@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from kindgene.core.pieces import layer_components
+from kindgene.core.components import Components
+from kindgene.evaluation.matrices import kind_of, pool_matrices, short_name
+from kindgene.evaluation.plots import BLUE, GREEN, GREY, ORANGE, Curve, draw_spectra, png
 from kindgene.pool.plan import Plan
 from kindgene.pool.pool import Pool
-
-BLUE, ORANGE, GREEN, GREY = "#1f5fa8", "#d9662b", "#2d8a57", "#8a8a8a"
-PART_NAMES = ("q", "k", "v")
 
 
 def image_grid(
@@ -71,33 +68,14 @@ def loss_curves(panels: Mapping[str, Mapping[str, Sequence[float]]], window: int
 
 def spectra(pool: Pool) -> str:
     """Singular values of every target part: learngene and tailors (mean over classes), a panel a kind of matrix."""
-    kinds = _by_kind(pool)
+    kinds: dict[str, list[Curve]] = {}
+    for matrix in pool_matrices(pool):
+        assert isinstance(matrix.shared, Components), "a pool holds components alone"
+        own = [] if matrix.tailors is None else matrix.tailors.s.mean(0).tolist()
+        kind = kind_of(matrix.target, matrix.part, matrix.parts)
+        kinds.setdefault(kind, []).append(Curve(matrix.shared.s.tolist(), own))
     figure = Figure(figsize=(2.35 * len(kinds), 2.7), layout="constrained")
-    for index, (kind, places) in enumerate(kinds.items()):
-        axes = figure.add_subplot(1, len(kinds), index + 1)
-        for target, part in places:
-            shared = layer_components(pool.learngene, target, pool.config.ranks[target])[part].s
-            own = [
-                layer_components(t.components, target, pool.config.tailor_ranks_of(t.classes[0])[target])[part].s
-                for t in pool.tailors
-            ]
-            tailors = torch.stack(own).mean(0)
-            axes.plot(range(1, len(shared) + 1), shared.tolist(), color=BLUE, alpha=0.7, lw=1.3)
-            axes.plot(
-                range(1, len(tailors) + 1),
-                tailors.tolist(),
-                color=ORANGE,
-                alpha=0.8,
-                lw=1.3,
-                marker=".",
-                ms=3,
-            )
-        axes.set_title(kind, fontsize=10)
-        axes.set_ylim(bottom=0)
-        axes.set_xlabel("component", fontsize=8)
-        axes.tick_params(labelsize=7)
-        axes.grid(alpha=0.25)
-    figure.axes[0].set_ylabel("singular value")
+    draw_spectra(figure, kinds, {})
     figure.axes[0].plot([], [], color=BLUE, label="learngene")
     figure.axes[0].plot([], [], color=ORANGE, marker=".", label="tailors (mean)")
     figure.axes[0].legend(frameon=False, fontsize=7)
@@ -111,7 +89,7 @@ def kept_ranks(pool: Pool, plan: Plan) -> str:
     for target, ranks in pool.config.ranks.items():
         for part, rank in enumerate(ranks):
             own = plan.ranks[target][part]
-            names.append(_short(target, part, len(ranks)))
+            names.append(short_name(target, part, len(ranks)))
             kept.append(rank if own is None else own)
             kept_tailor.append(plan.tailor_ranks[target][part])
             whole.append(rank + tailor_ranks[target][part])
@@ -171,30 +149,5 @@ def _engineering(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _by_kind(pool: Pool) -> dict[str, list[tuple[str, int]]]:
-    """Kind of matrix (its name without the block number) -> its (target, part)s."""
-    kinds: dict[str, list[tuple[str, int]]] = {}
-    for target, ranks in pool.config.ranks.items():
-        for part in range(len(ranks)):
-            kind = _short(target, part, len(ranks)).partition(" ")[2] or target
-            kinds.setdefault(kind, []).append((target, part))
-    return kinds
-
-
-def _short(target: str, part: int, parts: int) -> str:
-    """``blocks.0.attn.qkv`` part 1 -> ``0 k``; other names keep what follows the block number."""
-    pieces = target.split(".")
-    number = next((piece for piece in pieces if piece.isdigit()), "")
-    name = next((piece for piece in reversed(pieces) if not piece.isdigit()), target).replace("_modulation", "")
-    if parts == len(PART_NAMES):
-        name = PART_NAMES[part]
-    elif parts > 1:
-        name = f"{name}[{part}]"
-    return f"{number} {name}" if number else name
-
-
 def _uri(figure: Figure) -> str:
-    FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return "data:image/png;base64," + base64.b64encode(png(figure)).decode()
