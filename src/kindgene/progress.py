@@ -27,8 +27,8 @@ class Progress(Protocol):
     def start(self, total: int, done: int = 0) -> None:
         """`total` steps there are, `done` of them already."""
 
-    def update(self, done: int, loss: float, images_per_second: float) -> None:
-        """`done` steps are done; the latest loss and the present speed."""
+    def update(self, done: int, loss: float | None = None, images_per_second: float | None = None) -> None:
+        """`done` steps are done; the latest loss and the present speed, where the job has them."""
 
     def close(self) -> None:
         """No more will come, whether all went well or not."""
@@ -39,7 +39,7 @@ class NoProgress:
 
     def start(self, total: int, done: int = 0) -> None: ...
 
-    def update(self, done: int, loss: float, images_per_second: float) -> None: ...
+    def update(self, done: int, loss: float | None = None, images_per_second: float | None = None) -> None: ...
 
     def close(self) -> None: ...
 
@@ -76,8 +76,10 @@ class RichProgress:
         self._bar.start()
         self._task = self._bar.add_task(self.description, total=total, completed=done, figures="")
 
-    def update(self, done: int, loss: float, images_per_second: float) -> None:
-        figures = f"loss {loss:.4f}  {images_per_second:.0f} images/s"
+    def update(self, done: int, loss: float | None = None, images_per_second: float | None = None) -> None:
+        figures = "" if loss is None else f"loss {loss:.4f}"
+        if images_per_second is not None:
+            figures += f"  {images_per_second:.0f} images/s"
         if self._bar is not None:
             self._bar.update(self._task, completed=done, figures=figures)
             return

@@ -61,6 +61,19 @@ def test_every_kind_of_model(kindgene, run, merged, shared_pool):
         assert set(result["per_class"]) == set(result["classes"])
 
 
+def test_clipping_is_the_samplers(kindgene, monkeypatch, merged):
+    """As recorded, so done."""
+    seen = []
+
+    def spy(model, classes, **settings):
+        seen.append(settings["clip"])
+        return sample(model, classes, **settings)
+
+    monkeypatch.setattr("kindgene.diffusion.sampler.sample", spy)
+    recorded = [json.loads(kindgene("evaluate", merged, *QUICK, clip).out)["clip"] for clip in ("--clip", "--no-clip")]
+    assert seen == recorded == [1.0, None]
+
+
 def test_weights_are_those_of_the_model(kindgene, run, tmp_path):
     kindgene("decompose", run, "--out", tmp_path / "pool", "--weights", "raw")
     kindgene("recombine", tmp_path / "pool", "--classes", "1", "--form", "merged", "--out", tmp_path / "one")
@@ -93,7 +106,7 @@ def test_what_is_refused_before_any_work(refused, monkeypatch, images, fish_pool
     assert "cat" in refused("evaluate", fish_pool)  # digits have no cats
     assert "unknown class '0'" in refused("evaluate", shared_pool, "--data", images)
     assert "did you mean '1'" in refused("evaluate", merged, "--classes", "11")
-    assert "is not a folder" in refused("evaluate", shared_pool, "--data", tmp_path / "nowhere")
+    assert "is neither a folder nor" in refused("evaluate", shared_pool, "--data", tmp_path / "nowhere")
     assert "must end in .json" in refused("evaluate", shared_pool, "--out", tmp_path / "x.txt")
     assert not list(tmp_path.iterdir())
 

@@ -14,12 +14,14 @@ import typer
 import kindgene.cli.main as command_line
 from kindgene import __version__
 
-VERBS = ("demo", "pretrain", "decompose", "recombine", "transfer", "sample", "evaluate", "inspect")
 COMMANDS = typer.main.get_command(command_line.app).commands
+VERBS = tuple(COMMANDS)
+MODULES = dict(zip(VERBS, command_line._VERBS, strict=True))
 
 
-def test_these_are_all_verbs(kindgene):
-    assert tuple(COMMANDS) == VERBS
+def test_the_verbs_are_there_in_the_order_of_use(kindgene):
+    first = ("demo", "pretrain", "decompose", "recombine", "transfer", "sample", "evaluate", "inspect")
+    assert VERBS[: len(first)] == first
     shown = kindgene("--help").out
     assert all(f" {verb} " in shown for verb in VERBS)
 
@@ -36,7 +38,7 @@ def test_the_version(kindgene):
 def test_help_is_whole_and_readable(kindgene, verb):
     lines = kindgene(verb, "--help").out.splitlines()
     example = next(line.strip() for line in lines if "Example:" in line)
-    assert example == f"Example: {getattr(command_line, verb).EXAMPLE}"  # in one line, to be copied
+    assert example == f"Example: {MODULES[verb].EXAMPLE}"  # in one line, to be copied
     assert max(map(len, lines)) <= 80
     assert not any("…" in line for line in lines)  # no option's name is cut short
 
@@ -51,15 +53,15 @@ def test_every_option_says_what_it_is(verb):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_examples_are_right(verb):
-    name, own, *arguments = shlex.split(getattr(command_line, verb).EXAMPLE)
+    name, own, *arguments = shlex.split(MODULES[verb].EXAMPLE)
     assert (name, own) == ("kindgene", verb)
     COMMANDS[verb].make_context(verb, arguments)
 
 
 def test_seeds_and_dry_runs_are_where_they_belong():
     having = {option: {verb for verb in VERBS if _has(verb, option)} for option in ("--seed", "--dry-run")}
-    assert having["--seed"] == {"demo", "pretrain", "transfer", "sample", "evaluate"}
-    assert having["--dry-run"] == {"demo", "pretrain", "recombine", "transfer", "evaluate"}
+    assert having["--seed"] >= {"demo", "pretrain", "transfer", "sample", "evaluate"}
+    assert having["--dry-run"] >= {"demo", "pretrain", "recombine", "transfer", "evaluate"}
 
 
 def _has(verb, option):

@@ -8,22 +8,31 @@ import torch
 
 from kindgene import DiT, KindConfig, TrainConfig, load_digits, make_decomposable, train
 from kindgene.cli.models import load_any, load_data
+from kindgene.data.named import NAMES
 
 
-def test_data_is_digits_or_a_folder(images):
+def test_data_is_embedded_or_a_folder(images):
     digits = load_data("digits", ["3", "1"], None, None)
     assert (digits.class_names, tuple(digits.images.shape[1:])) == (("3", "1"), (1, 8, 8))
+    larger = load_data("shift:digits", ["3", "1"], None, 1)
+    assert (larger.class_names, tuple(larger.images.shape[1:])) == (("3", "1"), (1, 16, 16))
     folder = load_data(str(images), None, 4, None)
     assert folder.class_names == ("cat", "tench, Tinca tinca", "zebra")
     assert tuple(folder.images.shape) == (12, 3, 4, 4)
 
 
+def test_every_embedded_data_set_is_named_in_the_help(kindgene):
+    text = "".join(kindgene("pretrain", "--help").out.replace("│", " ").split())
+    assert all(f"{name}," in text for name in NAMES)
+
+
 def test_data_that_cannot_be(images):
     for arguments, told in (
-        (("digits", None, 16, None), "digits are 8x8 pixels with 1 channel, but 16x16 with 1 are needed"),
-        (("digits", None, None, 3), "8x8 with 3 are needed; give --data a folder"),
+        (("digits", None, 16, None), "digits have 8 pixels a side, not 16"),
+        (("digits", None, None, 3), "digits is grey, but images of 3 channels are needed"),
+        (("digitz", None, 8, None), "digitz is neither a folder nor one of digits, glyphs"),
+        (("digits", ["eleven"], None, None), "no class 'eleven' in digits; nearest"),
         ((str(images), None, None, None), "give the --image-size"),
-        ((str(images / "nowhere"), None, 8, 1), "is not a folder"),
         ((str(images), ["zebre"], 8, 1), "no class 'zebre' in .*; nearest: 'zebra'"),
         ((str(images), ["qqq"], 8, 1), "nearest: 'cat', 'tench, Tinca tinca', 'zebra'"),
     ):

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from kindgene.training.checkpoint import latest_checkpoint
+from kindgene.training.checkpoint import latest_checkpoint, open_checkpoint
 
 SMALL = ("--classes", "0,1", "--preset", "tiny/2", "--batch-size", 4)
 LONG = (*SMALL, "--steps", 80, "--checkpointing-steps", 10)  # long enough to be interrupted
@@ -116,16 +116,24 @@ def test_every_choice_runs(kindgene, tmp_path, choice):
     assert len(log(run)) == 1
     facts = json.loads((run / "run.json").read_text())
     assert (facts["model"]["kind"] is None) == ("--dense" in choice)
+    recorded = {**facts["config"], **facts["model"]["backbone"], **(facts["model"]["kind"] or {})}
+    for option, value in zip(choice, (*choice[1:], "--"), strict=True):
+        name = str(option).removeprefix("--").replace("-", "_")
+        if str(option).startswith("--") and name not in ("dense", "preset"):
+            assert recorded[name] == (True if str(value).startswith("--") else value), name
 
 
-def test_the_seed_decides(kindgene, tmp_path):
+def test_the_seed_decides_first_weights_and_all_that_follows(kindgene, tmp_path):
     weights = {}
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         kindgene("pretrain", "--out", tmp_path / name, *SMALL, "--steps", 1, "--seed", seed)
-        tensors = latest_checkpoint(tmp_path / name / "checkpoints").tensors("model")
-        weights[name] = torch.cat([value.flatten().double() for value in tensors.values()])
-    assert torch.equal(weights["a"], weights["b"])
-    assert not torch.equal(weights["a"], weights["c"])
+        for step in (0, 1):
+            checkpoint = open_checkpoint(tmp_path / name / "checkpoints" / f"step-0000000{step}")
+            values = checkpoint.tensors("model").values()
+            weights[name, step] = torch.cat([value.flatten().double() for value in values])
+    for step in (0, 1):
+        assert torch.equal(weights["a", step], weights["b", step])
+        assert not torch.equal(weights["a", step], weights["c", step])
 
 
 def test_images_of_ones_own(kindgene, images, tmp_path):
@@ -152,8 +160,8 @@ def test_a_dry_run_tells_and_leaves_nothing(kindgene, tmp_path):
     [
         (("--dense", "--tailor-rank", 4), "leave out --learngene-rank"),
         (("--dense", "--targets", "paper"), "leave out --learngene-rank"),
-        (("--image-size", 16), "digits are 8x8"),
-        (("--channels", 3), "digits are 8x8"),
+        (("--image-size", 16), "digits have 8 pixels a side"),
+        (("--channels", 3), "digits is grey"),
         (("--preset", "minni/4"), "did you mean 'mini/4'"),
         (("--targets", "all"), "targets must be"),
         (("--prediction", "x"), "prediction must be one of"),
@@ -165,7 +173,7 @@ def test_a_dry_run_tells_and_leaves_nothing(kindgene, tmp_path):
         (("--gradient-accumulation-steps", 5), "gradient_accumulation_steps is 5"),
         (("--classes", "0,nobody"), "no class 'nobody' in digits; nearest"),
         (("--classes", "0,0"), "more than once"),
-        (("--data", "nowhere", "--image-size", 8), "nowhere is not a folder"),
+        (("--data", "nowhere", "--image-size", 8), "nowhere is neither a folder nor one of digits"),
         (("--resume",), "holds no run to resume"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",

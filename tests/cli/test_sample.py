@@ -46,8 +46,19 @@ def test_every_kind_of_model(kindgene, run, merged, shared_pool, tmp_path):
     for path, rows in ((run, 3), (shared_pool, 3), (merged, 1)):
         kindgene("sample", path, *QUICK, "--out", out)
         assert pixels(out).shape == (8 * rows, 24)
-    kindgene("sample", run, "--classes", "1", *QUICK, "--no-clip", "--guidance", 2, "--out", out)
-    assert pixels(out).shape == (8, 24)
+
+
+def test_clipping_is_the_samplers(kindgene, monkeypatch, merged, tmp_path):
+    seen = []
+
+    def spy(model, classes, **settings):
+        seen.append(settings["clip"])
+        return sample(model, classes, **settings)
+
+    monkeypatch.setattr("kindgene.diffusion.sampler.sample", spy)
+    for clip in ("--clip", "--no-clip"):
+        kindgene("sample", merged, *QUICK, clip, "--out", tmp_path / "x.png")
+    assert seen == [1.0, None]
 
 
 def test_colour_and_a_name_with_a_comma(kindgene, fish_pool, tmp_path):

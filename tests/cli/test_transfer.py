@@ -42,12 +42,14 @@ def test_what_was_trained_can_be_sampled_before_it_is_added(kindgene, shared_poo
     assert (facts["classes"], facts["weights"]) == (["7", "6"], "ema")
 
 
-@pytest.mark.parametrize("start", ["random", "zero"])
-def test_both_starts(kindgene, pool, tmp_path, start):
-    kindgene("transfer", pool, *NEW, "--start", start, "--tailor-rank", 2, "--out", tmp_path / "run", "--add")
+def test_both_starts(kindgene, pool, tmp_path):
+    for start, name in (("random", "6"), ("zero", "7")):
+        new = ("--classes", name, *SMALL, "--start", start, "--tailor-rank", 2)
+        kindgene("transfer", pool, *new, "--out", tmp_path / start, "--add")
     kindgene("sample", pool, "--steps", 1, "--per-class", 1, "--out", tmp_path / "x.png")
-    facts = json.loads(kindgene("inspect", pool).out)
-    assert [facts["classes"][name]["tailor_ranks"] for name in "0167"] == [6, 6, 2, 2]
+    classes = json.loads(kindgene("inspect", pool).out)["classes"]
+    assert [classes[name]["tailor_ranks"] for name in "0167"] == [6, 6, 2, 2]
+    assert classes["7"]["energy_share"] < classes["6"]["energy_share"] / 10  # it began as nothing
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,22 @@ import typer
 from safetensors import SafetensorError
 
 from kindgene._version import __version__
-from kindgene.cli import decompose, demo, evaluate, inspect, pretrain, recombine, sample, transfer
+from kindgene.cli import (
+    decompose,
+    demo,
+    evaluate,
+    export,
+    import_,
+    inspect,
+    plan,
+    pretrain,
+    recombine,
+    sample,
+    transfer,
+)
 
 BAD_INPUT, INTERRUPTED = 2, 130
-_VERBS = (demo, pretrain, decompose, recombine, transfer, sample, evaluate, inspect)
+_VERBS = (demo, pretrain, decompose, plan, recombine, transfer, sample, evaluate, inspect, export, import_)
 _GO_ON = MappingProxyType(
     {
         "demo": "run the same command again to go on from there",
@@ -64,7 +76,7 @@ def main() -> None:
 
 
 def _name(verb: ModuleType) -> str:
-    return verb.__name__.rpartition(".")[2]
+    return verb.__name__.rpartition(".")[2].rstrip("_")  # import is a word of Python
 
 
 def _guarded(verb: ModuleType) -> Callable[..., None]:

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from kindgene.cli import options
+
 if TYPE_CHECKING:
     import torch
 
     from kindgene.core.decomposable import Decomposable
     from kindgene.data.arrays import ArrayDataset
     from kindgene.models.dit import DiT
+    from kindgene.pool.plan import Plan
     from kindgene.pool.pool import Pool
 
 PROVENANCE_FILE = "provenance.json"
@@ -30,22 +33,19 @@ class Loaded:
 
 
 def load_data(data: str, classes: Sequence[str] | None, image_size: int | None, channels: int | None) -> ArrayDataset:
-    """``digits``, or a folder with one folder of images a class; `classes` in their order, None for all."""
-    from kindgene import load_digits, load_folder
+    """An embedded data set by name, or a folder with one folder of images a class; `classes` in their order."""
+    from kindgene.data.folder import load_folder
+    from kindgene.data.named import NAMES, load_named
 
-    if data == "digits":
-        found = load_digits()
-        own = (found.images.shape[-1], found.images.shape[1])
-        asked = (image_size or own[0], channels or own[1])
-        if asked != own:
-            raise ValueError(
-                f"digits are {own[0]}x{own[0]} pixels with {own[1]} channel, but {asked[0]}x{asked[0]} with "
-                f"{asked[1]} are needed; give --data a folder of images"
-            )
-    elif image_size is None:
+    if data in NAMES:
+        if channels not in (None, 1):
+            raise ValueError(f"{data} is grey, but images of {channels} channels are needed; give --data a folder")
+        return load_named(data, image_size, classes)
+    if not Path(data).is_dir():
+        raise ValueError(f"{data} is neither a folder nor one of {', '.join(NAMES)}")
+    if image_size is None:
         raise ValueError(f"give the --image-size to bring the images of {data} to")
-    else:
-        found = load_folder(data, image_size, channels or 3)
+    found = load_folder(data, image_size, channels or 3)
     if classes is None:
         return found
     for name in classes:
@@ -110,6 +110,48 @@ def open_pool(path: Path, classes: Sequence[str] | None) -> Pool:
     if pool.config.backbone != "DiT":
         raise ValueError(f"{path} is a pool of {pool.config.backbone}; the command line works with DiT alone")
     return pool
+
+
+def plan_of(
+    pool: Pool,
+    names: Sequence[str],
+    *,
+    form: str,
+    dtype: str | None,
+    max_params: str | None,
+    max_macs: str | None,
+    max_bytes: str | None,
+    max_latency: str | None,
+    device: str | None,
+    calibrate: str | None,
+) -> Plan:
+    """The plan that a command line asks for; `calibrate` names the images that components are weighed by."""
+    calibration = None
+    if calibrate is not None:
+        from kindgene.diffusion.path import DiffusionPath
+        from kindgene.evaluation.denoising import calibration_batches
+        from kindgene.pool.backbones import floating_dtype
+
+        path = DiffusionPath.of(pool.config.backbone_config)
+        images = data_of(pool, calibrate, names)
+        calibration = calibration_batches(images, path, dtype=floating_dtype(pool.learngene))
+    return pool.plan(
+        names,
+        max_parameters=options.size(max_params),
+        max_macs=options.size(max_macs),
+        max_bytes=options.byte_size(max_bytes),
+        max_latency_ms=options.milliseconds(max_latency),
+        device=str(find_device(device)),
+        form=form,  # type: ignore[arg-type]  # checked there
+        dtype=dtype,
+        calibration=calibration,
+    )
+
+
+def data_of(pool: Pool, data: str, classes: Sequence[str] | None) -> ArrayDataset:
+    """Images of the size that a pool of DiTs draws."""
+    config = pool.config.backbone_config
+    return load_data(data, classes, int(config["input_size"]), int(config["in_channels"]))
 
 
 def find_device(name: str | None) -> torch.device:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
@@ -29,8 +30,15 @@ def _seed(value: int) -> int:
 
 Model = Annotated[Path, typer.Argument(help="A pool, a merged model, or the folder of a run.")]
 PoolFolder = Annotated[Path, typer.Argument(help="Folder of a pool.")]
-Data = Annotated[str, typer.Option(help="digits, or a folder with one folder of images a class.")]
+Data = Annotated[
+    str,
+    typer.Option(
+        help="digits, glyphs, glyphs:novel, shift:digits, shift:phantoms, shift:stars, shift:textures, "
+        "or a folder with one folder of images a class."
+    ),
+]
 Classes = Annotated[str | None, typer.Option(help=f"{_ESCAPE} All if not given.")]
+PlannedClasses = Annotated[str | None, typer.Option(help=_ESCAPE)]
 ChosenClasses = Annotated[str, typer.Option(help=_ESCAPE)]
 Seed = Annotated[int, typer.Option(help="Seed of all that is random.", callback=_seed)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print settings, parameters and multiply-adds, and stop.")]
@@ -70,6 +78,23 @@ Resume = Annotated[
 ]
 
 
+_BUDGET = "Budget"
+MaxParams = Annotated[str | None, typer.Option(help="Parameters: 300k, 1.2M or a number.", rich_help_panel=_BUDGET)]
+MaxMacs = Annotated[
+    str | None, typer.Option(help="Multiply-adds of a forward of one sample: 1.2G.", rich_help_panel=_BUDGET)
+]
+MaxBytes = Annotated[str | None, typer.Option(help="Bytes of its numbers: 6MB, 512KiB.", rich_help_panel=_BUDGET)]
+MaxLatency = Annotated[
+    str | None, typer.Option(help="Time of a forward, measured on --device: 20ms.", rich_help_panel=_BUDGET)
+]
+Calibrate = Annotated[
+    str | None,
+    typer.Option(help="Images of the classes to weigh components by: a data set or folder.", rich_help_panel=_BUDGET),
+]
+Form = Annotated[str, typer.Option(help="gated; or merged or dense: one class, no null class, a plain DiT.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16, float16; the pool's if not given.")]
+
+
 def class_list(text: str | None) -> list[str] | None:
     r"""``0,1,2`` as names; None stays None. A backslash takes the next character as it is: ``a\, b,c``.
 
@@ -92,12 +117,27 @@ def class_list(text: str | None) -> list[str] | None:
 
 def size(text: str | None) -> int | None:
     """``300k``, ``1.2M`` or a plain number."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([kKmMgG]?)", text.strip())
-    if match is None:
-        raise ValueError(f"a limit is written 300k, 1.2M or 300000, got {text!r}")
-    return int(Fraction(match[1]) * {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}[match[2].lower()])
+    thousands = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
+    return None if text is None else int(_number(text, thousands, "a limit is written 300k, 1.2M or 300000"))
+
+
+def byte_size(text: str | None) -> int | None:
+    """``6MB``, ``512KiB`` or a plain number of bytes."""
+    units = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+    return None if text is None else int(_number(text, units, "a number of bytes is written 6MB, 512KiB or 300000"))
+
+
+def milliseconds(text: str | None) -> float | None:
+    """``20ms``, ``0.1s`` or a plain number of milliseconds."""
+    units = {"": 1, "ms": 1, "s": 1000}
+    return None if text is None else float(_number(text, units, "a time is written 20ms, 0.1s or 20"))
+
+
+def _number(text: str, units: Mapping[str, int], written: str) -> Fraction:
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([a-zA-Z]*)", text.strip())
+    if match is None or match[2].lower() not in units:
+        raise ValueError(f"{written}, got {text!r}")
+    return Fraction(match[1]) * units[match[2].lower()]
 
 
 def new_folder(path: Path) -> None:

@@ -8,32 +8,24 @@ from typing import Annotated
 import typer
 
 from kindgene.cli import options
-from kindgene.cli.models import PROVENANCE_FILE, find_device, open_pool
+from kindgene.cli.models import PROVENANCE_FILE, open_pool, plan_of
 
 EXAMPLE = "kindgene recombine my-pool --classes 4 --max-params 150k --out four"
-
-_BUDGET = "Budget"
 
 
 def run(
     pool: options.PoolFolder,
-    classes: options.ChosenClasses,
     out: Annotated[Path, typer.Option(help="New folder for the model.")],
-    form: Annotated[
-        str, typer.Option(help="gated; or merged or dense: one class, no null class, a plain DiT.")
-    ] = "gated",
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16; the pool's if not given.")] = None,
-    max_params: Annotated[
-        str | None, typer.Option(help="Parameters: 300k, 1.2M or a number.", rich_help_panel=_BUDGET)
-    ] = None,
-    max_macs: Annotated[
-        str | None, typer.Option(help="Multiply-adds of a forward of one sample.", rich_help_panel=_BUDGET)
-    ] = None,
-    max_bytes: Annotated[str | None, typer.Option(help="Bytes of its numbers.", rich_help_panel=_BUDGET)] = None,
-    max_latency_ms: Annotated[
-        float | None, typer.Option(help="Time of a forward, measured on --device.", rich_help_panel=_BUDGET)
-    ] = None,
+    classes: options.PlannedClasses = None,
+    plan: Annotated[Path | None, typer.Option(help="A plan of kindgene plan, instead of all below.")] = None,
+    form: options.Form = "gated",
+    dtype: options.Dtype = None,
+    max_params: options.MaxParams = None,
+    max_macs: options.MaxMacs = None,
+    max_bytes: options.MaxBytes = None,
+    max_latency: options.MaxLatency = None,
     device: options.Device = None,
+    calibrate: options.Calibrate = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be kept and what it costs, and stop.")
     ] = False,
@@ -46,28 +38,38 @@ def run(
     from kindgene._version import __version__
     from kindgene.files import write_json
     from kindgene.interop.folder import whole_folder
+    from kindgene.pool.plan import Plan
 
     options.new_folder(out)
-    names = options.class_list(classes) or []
-    opened = open_pool(pool, names)
-    plan = opened.plan(
-        names,
-        max_parameters=options.size(max_params),
-        max_macs=options.size(max_macs),
-        max_bytes=options.size(max_bytes),
-        max_latency_ms=max_latency_ms,
-        device=str(find_device(device)),
-        form=form,  # type: ignore[arg-type]  # checked there
-        dtype=dtype,
-    )
+    names = options.class_list(classes)
+    if (names is None) == (plan is None):
+        raise ValueError("say which classes to put together with --classes, or give a --plan: one of the two")
+    if plan is not None:
+        found = Plan.load(plan)
+        opened = open_pool(pool, found.classes)
+        found.check(opened.config)
+    else:
+        opened = open_pool(pool, names)
+        found = plan_of(
+            opened,
+            names or [],
+            form=form,
+            dtype=dtype,
+            max_params=max_params,
+            max_macs=max_macs,
+            max_bytes=max_bytes,
+            max_latency=max_latency,
+            device=device,
+            calibrate=calibrate,
+        )
     if dry_run:
-        typer.echo(str(plan))
+        typer.echo(str(found))
         return
-    if plan.form == "gated":
-        opened.subset(plan).save_pretrained(out)
+    if found.form == "gated":
+        opened.subset(found).save_pretrained(out)
     else:
         with whole_folder(out) as folder:
-            opened.recombine(plan=plan).save_pretrained(folder)  # type: ignore[operator]
-            record = {"kindgene": __version__, "weights": opened.config.weights, "plan": plan.to_json()}
+            opened.recombine(plan=found).save_pretrained(folder)  # type: ignore[operator]
+            record = {"kindgene": __version__, "weights": opened.config.weights, "plan": found.to_json()}
             write_json(folder / PROVENANCE_FILE, {**record, "pool": opened.config.provenance})
-    typer.echo(f"{out}: {plan.cost.parameters:,} parameters, classes {', '.join(names)}")
+    typer.echo(f"{out}: {found.cost.parameters:,} parameters, classes {', '.join(found.classes)}")

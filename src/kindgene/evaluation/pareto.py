@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from kindgene.data.arrays import ArrayDataset
 from kindgene.diffusion.path import DiffusionPath
 from kindgene.evaluation.denoising import calibration_batches, validation_loss
+from kindgene.files import StrPath, write_bytes
 from kindgene.pool.budget import ImpossibleBudgetError
 from kindgene.pool.calibrate import Batch
 from kindgene.pool.plan import Plan
 from kindgene.pool.pool import Pool
+from kindgene.progress import NoProgress, Progress
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Point:
         return {"validation_loss": self.validation_loss, "plan": self.plan.to_json()}
 
 
-def pareto(
+def measure_pareto(
     pool: Pool,
     classes: Sequence[str],
     *,
@@ -36,7 +40,7 @@ def pareto(
     data: ArrayDataset | None = None,
     held_out: ArrayDataset | None = None,
     points: int = 12,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Point]:
     """Plans for `points` budgets of parameters, evenly spaced from the whole model to the smallest there is.
 
@@ -53,6 +57,8 @@ def pareto(
     whole = pool.plan(classes, form=form, calibration=calibration)
     least = _smallest(pool, classes, form)
     found: list[Point] = []
+    shown = NoProgress() if progress is None else progress
+    shown.start(points)
     for number in range(points):
         limit = round(whole.cost.parameters - number * (whole.cost.parameters - least) / (points - 1))
         plan = pool.plan(classes, form=form, max_parameters=limit, calibration=calibration) if number else whole
@@ -60,15 +66,15 @@ def pareto(
         if data is not None:
             measured = validation_loss(pool.recombine(plan=plan), data if held_out is None else held_out)
         found.append(Point(plan, measured))
-        if progress is not None:
-            progress(number + 1, points)
+        shown.update(number + 1, measured)
+    shown.close()
     return found
 
 
 def pareto_figure(points: Sequence[Point]) -> Figure:
     """Measured loss, where there is one, else the expected one, against parameters and against multiply-adds."""
     measured = points[0].validation_loss is not None
-    values = [point.validation_loss if measured else point.plan.loss for point in points]
+    values = [point.plan.loss if point.validation_loss is None else point.validation_loss for point in points]
     axes_of = [("parameters", [point.plan.cost.parameters for point in points])]
     if all(point.plan.cost.macs is not None for point in points):
         axes_of.append(("multiply-adds of a forward", [point.plan.cost.macs or 0 for point in points]))
@@ -78,7 +84,7 @@ def pareto_figure(points: Sequence[Point]) -> Figure:
         axes.plot(costs, values, marker="o", ms=4, color="#1f5fa8")
         if measured:
             axes.axhline(values[0], color="#8a8a8a", lw=0.8, ls="--", label="all components")
-            axes.axhline(1.1 * (values[0] or 0.0), color="#d9662b", lw=0.8, ls=":", label="10 % worse")
+            axes.axhline(1.1 * values[0], color="#d9662b", lw=0.8, ls=":", label="10 % worse")
             axes.legend(frameon=False, fontsize=8)
         axes.set_xlim(0, 1.04 * max(costs))
         axes.set_xlabel(name)
@@ -92,6 +98,15 @@ def pareto_figure(points: Sequence[Point]) -> Figure:
     return figure
 
 
+def draw_pareto(points: Sequence[Point], path: StrPath) -> None:
+    """Writes the figure as PNG."""
+    buffer = io.BytesIO()
+    figure = pareto_figure(points)
+    FigureCanvasAgg(figure)
+    figure.savefig(buffer, format="png", dpi=130)
+    write_bytes(path, buffer.getvalue())
+
+
 def _smallest(pool: Pool, classes: Sequence[str], form: Literal["auto", "gated", "merged"]) -> int:
     try:
         return pool.plan(classes, form=form, max_parameters=1).cost.parameters
@@ -101,7 +116,7 @@ def _smallest(pool: Pool, classes: Sequence[str], form: Literal["auto", "gated",
         return impossible.smallest
 
 
-def _engineering(value: float, _: int) -> str:
+def _engineering(value: float, _: float) -> str:
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g}{letter}"

@@ -46,9 +46,11 @@ class Plan:
 
     def __str__(self) -> str:
         cost = self.cost
+        few = ", ".join(self.classes[:10])
+        more = f" and {len(self.classes) - 10} more" if len(self.classes) > 10 else ""
+        count = "1 class" if len(self.classes) == 1 else f"{len(self.classes)} classes"
         lines = [
-            f"{self.form} model of {len(self.classes)} classes in {self.dtype}: {', '.join(self.classes[:10])}"
-            + (f" and {len(self.classes) - 10} more" if len(self.classes) > 10 else ""),
+            f"{self.form} model of {count} in {self.dtype}: {few}{more}",
             f"{cost.parameters:,} parameters, {cost.bytes:,} bytes"
             + ("" if cost.macs is None else f", {cost.macs:,} multiply-adds a forward")
             + ("" if self.latency_ms is None else f", {self.latency_ms:.2f} ms a forward on {self.device}"),
