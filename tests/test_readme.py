@@ -48,7 +48,7 @@ def test_every_command_line_can_be_typed(path):
     for line in lines:
         if "|" in line:  # a list of the verbs
             verbs = [part.strip() for part in line.removeprefix("kindgene ").split("|")]
-            assert verbs == list(COMMANDS)
+            assert set(verbs) <= set(COMMANDS)
             continue
         _, verb, *arguments = shlex.split(line, comments=True)
         assert verb in COMMANDS, line
@@ -58,7 +58,7 @@ def test_every_command_line_can_be_typed(path):
 
 def test_wrong_command_lines_would_be_found():
     """The test above is not blind."""
-    for line in ("pretrain --epochs 3 --out x", "sample pool --out", "recombine pool --out x", "sample --out x"):
+    for line in ("pretrain --epochs 3 --out x", "sample pool --out", "recombine pool --classes a", "sample --out x"):
         verb, *arguments = shlex.split(line)
         with pytest.raises(typer.BadParameter.__mro__[1]):
             COMMANDS[verb].make_context(verb, arguments)

@@ -16,9 +16,13 @@ if TYPE_CHECKING:
     from kindgene.data.arrays import ArrayDataset as ArrayDataset
     from kindgene.data.digits import load_digits as load_digits
     from kindgene.data.folder import load_folder as load_folder
+    from kindgene.data.glyphs import load_glyphs as load_glyphs
+    from kindgene.data.shifts import load_shift as load_shift
     from kindgene.diffusion.path import DiffusionPath as DiffusionPath
     from kindgene.diffusion.sampler import sample as sample
     from kindgene.models.dit import DiT as DiT
+    from kindgene.pipeline import KindPipeline as KindPipeline
+    from kindgene.pool.plan import Plan as Plan
     from kindgene.pool.pool import Pool as Pool
     from kindgene.training.config import TrainConfig as TrainConfig
     from kindgene.training.trainer import train as train
@@ -29,10 +33,14 @@ _HOME = {
     "DiT": "kindgene.models.dit",
     "DiffusionPath": "kindgene.diffusion.path",
     "KindConfig": "kindgene.core.config",
+    "KindPipeline": "kindgene.pipeline",
+    "Plan": "kindgene.pool.plan",
     "Pool": "kindgene.pool.pool",
     "TrainConfig": "kindgene.training.config",
     "load_digits": "kindgene.data.digits",
     "load_folder": "kindgene.data.folder",
+    "load_glyphs": "kindgene.data.glyphs",
+    "load_shift": "kindgene.data.shifts",
     "make_decomposable": "kindgene.core.convert",
     "sample": "kindgene.diffusion.sampler",
     "train": "kindgene.training.trainer",

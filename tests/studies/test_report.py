@@ -121,7 +121,7 @@ def test_text_is_escaped(demo, tmp_path, monkeypatch):
 
 
 def _wanted(result):
-    return ("gate", "real", "losses", "spectra", "ranks", "quality", *result.models)
+    return ("gate", "real", "losses", "spectra", "pareto", "ranks", "quality", *result.models)
 
 
 def test_what_is_missing_is_an_error_not_a_gap(demo, tmp_path, monkeypatch):

@@ -25,8 +25,11 @@ from kindgene.core.convert import make_decomposable
 from kindgene.core.decomposable import Decomposable
 from kindgene.data.arrays import ArrayDataset
 from kindgene.data.digits import load_digits
+from kindgene.diffusion.path import DiffusionPath
 from kindgene.evaluation.classifier import train_classifier
 from kindgene.evaluation.cost import measure_cost
+from kindgene.evaluation.denoising import calibration_batches
+from kindgene.evaluation.pareto import measure_pareto
 from kindgene.files import read_json, write_json
 from kindgene.models.dit import DiT
 from kindgene.pool.pool import Pool
@@ -91,7 +94,9 @@ def run_demo(
     single, seconds = _timed(lambda: pool.recombine([SINGLE]))
     models["recombined:4"] = bench.measure("recombined {4}", single, [SINGLE], seconds)
     budget = measure_cost(single).parameters // 2
-    plan = pool.plan([SINGLE], max_parameters=budget)
+    single_data = data.subset([SINGLE])
+    batches = list(calibration_batches(single_data, DiffusionPath.of(dense)))
+    plan = pool.plan([SINGLE], max_parameters=budget, calibration=batches)
     half, seconds = _timed(lambda: pool.recombine(plan=plan))
     models["recombined:4@half"] = bench.measure("recombined {4}, half the parameters", half, [SINGLE], seconds)
     models["recombined:4@half"].row["budget"] = budget
@@ -108,12 +113,15 @@ def run_demo(
     models["transfer:full_finetune"] = bench.measure(title, full.model, NOVEL, full_run.seconds, full_run)
     models["transfer:full_finetune"].row["trained"] = {"everything": sum(full.trained.values())}
 
+    own_held_out = held_out.subset([SINGLE])
+    pareto = measure_pareto(pool, [SINGLE], data=single_data, held_out=own_held_out, points=settings.pareto_points)
     result = DemoResult(
         settings=settings,
         real=data,
         pool=pool,
         half=plan,
         gate_images=_gate_images(bench, model),
+        pareto=pareto,
         models=models,
         curves={
             "decomposable": run.losses,
@@ -130,6 +138,10 @@ def run_demo(
             "classifier_accuracy": classifier.accuracy,
             "decompose_seconds": decompose_seconds,
             "pool_bytes": sum(path.stat().st_size for path in pool_folder.rglob("*") if path.is_file()),
+            "pareto": [
+                {"parameters": p.plan.cost.parameters, "macs": p.plan.cost.macs, "validation_loss": p.validation_loss}
+                for p in pareto
+            ],
             "recombined_difference_from_base": _difference(model, trio),
             "wall_seconds": time.perf_counter() - started,
         },

@@ -46,7 +46,7 @@ def image_grid(
             axes.set_title(column_labels[column], fontsize=9, pad=3)
         if column == 0 and row_labels:
             axes.text(-0.15, 0.5, row_labels[row], transform=axes.transAxes, ha="right", va="center", fontsize=9)
-    return _uri(figure)
+    return as_uri(figure)
 
 
 def loss_curves(panels: Mapping[str, Mapping[str, Sequence[float]]], window: int = 20) -> str:
@@ -63,7 +63,7 @@ def loss_curves(panels: Mapping[str, Mapping[str, Sequence[float]]], window: int
         axes.set(title=title, xlabel="step", ylabel=f"loss (mean of {window} steps)", yscale="log")
         axes.legend(frameon=False, fontsize=8)
         axes.grid(alpha=0.25, which="both")
-    return _uri(figure)
+    return as_uri(figure)
 
 
 def spectra(pool: Pool) -> str:
@@ -79,7 +79,7 @@ def spectra(pool: Pool) -> str:
     figure.axes[0].plot([], [], color=BLUE, label="learngene")
     figure.axes[0].plot([], [], color=ORANGE, marker=".", label="tailors (mean)")
     figure.axes[0].legend(frameon=False, fontsize=7)
-    return _uri(figure)
+    return as_uri(figure)
 
 
 def kept_ranks(pool: Pool, plan: Plan) -> str:
@@ -102,7 +102,7 @@ def kept_ranks(pool: Pool, plan: Plan) -> str:
     axes.set_xticks(list(places), names, rotation=90, fontsize=7)
     axes.set_ylabel("components")
     axes.legend(frameon=False, fontsize=8, ncols=3, loc="upper left", bbox_to_anchor=(0, 1.2))
-    return _uri(figure)
+    return as_uri(figure)
 
 
 def cost_and_quality(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -131,7 +131,7 @@ def cost_and_quality(rows: Sequence[Mapping[str, Any]]) -> str:
         axes.set_axisbelow(True)
     all_axes[0].set_yticks(list(places), [row["title"] for row in rows])
     all_axes[0].invert_yaxis()
-    return _uri(figure)
+    return as_uri(figure)
 
 
 def _colour(title: str) -> str:
@@ -149,5 +149,6 @@ def _engineering(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _uri(figure: Figure) -> str:
+def as_uri(figure: Figure) -> str:
+    """The figure as a PNG data URI, to stand in a page."""
     return "data:image/png;base64," + base64.b64encode(png(figure)).decode()

@@ -7,6 +7,7 @@ from pathlib import Path
 import jinja2
 import torch
 
+from kindgene.evaluation.pareto import pareto_figure
 from kindgene.files import write_bytes
 from kindgene.studies import figures
 from kindgene.studies.result import DemoResult, Measured
@@ -59,6 +60,7 @@ def _figures(result: DemoResult) -> dict[str, str]:
             }
         ),
         "spectra": figures.spectra(result.pool),
+        "pareto": figures.as_uri(pareto_figure(result.pareto)),
         "ranks": figures.kept_ranks(result.pool, result.half),
         "quality": figures.cost_and_quality([measured.row for measured in result.models.values()]),
         **{key: _sample_grid(measured) for key, measured in result.models.items()},

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from kindgene.data.arrays import ArrayDataset
+from kindgene.evaluation.pareto import Point
 from kindgene.pool.plan import Plan
 from kindgene.pool.pool import Pool
 from kindgene.studies.settings import DemoSettings
@@ -30,7 +31,8 @@ class DemoResult:
 
     `gate_images` [noises, 1 + base classes, C, H, W]: one noise a row; learngene alone, then each tailor. `models` has
     the keys ``base``, ``dense``, ``recombined:NAME`` and ``transfer:NAME``; `curves` the loss of every step of each
-    training; `half` is the plan of the model in half the parameters.
+    training; `pareto` are models of the single class from the whole one to the smallest, `half` is the plan of the one
+    in half the parameters.
     """
 
     settings: DemoSettings
@@ -38,6 +40,7 @@ class DemoResult:
     pool: Pool
     half: Plan
     gate_images: Tensor
+    pareto: list[Point]
     models: dict[str, Measured]
     curves: dict[str, Sequence[float]]
     facts: dict[str, Any]

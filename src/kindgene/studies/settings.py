@@ -35,6 +35,7 @@ class DemoSettings:
     samples_per_class: int
     single_class_samples: int
     sampling_steps: int
+    pareto_points: int
     scheduler: str = "ddim"
     guidance: float = 1.5
     clip: float = 1.0
@@ -56,6 +57,7 @@ SCALES: Mapping[str, DemoSettings] = MappingProxyType(
             samples_per_class=2,
             single_class_samples=4,
             sampling_steps=3,
+            pareto_points=2,
         ),
         "mini": DemoSettings(
             preset="mini/2",
@@ -68,6 +70,7 @@ SCALES: Mapping[str, DemoSettings] = MappingProxyType(
             samples_per_class=50,
             single_class_samples=100,
             sampling_steps=30,
+            pareto_points=9,
         ),
     }
 )
