@@ -83,6 +83,17 @@ def read_metadata(path: StrPath) -> dict[str, str]:
             raise ValueError(f"{path}: is not a whole safetensors file (truncated or damaged?): {error}") from error
 
 
+def read_shapes(path: StrPath) -> dict[str, tuple[int, ...]]:
+    """Reads the shapes of a safetensors file's tensors from its header: no tensor is read. ValueErrors alike."""
+    path = Path(path)
+    with _readable(path):
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{path}: is not a whole safetensors file (truncated or damaged?): {error}") from error
+
+
 def sha256(path: StrPath) -> str:
     """The file's SHA-256 as 64 hex digits. Raises ValueError where it cannot be read."""
     path = Path(path)

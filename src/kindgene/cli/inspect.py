@@ -4,61 +4,71 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kindgene.cli.options import PoolFolder, new_file
+from kindgene.cli import options
 
 if TYPE_CHECKING:
-    from kindgene.pool.pool import Pool
+    from kindgene.evaluation.inspection import Inspection
 
-EXAMPLE = "kindgene inspect my-pool --plot spectra.png"
+EXAMPLE = "kindgene inspect my-pool --plot pictures"
 
 
 def run(
-    pool: PoolFolder,
-    plot: Annotated[Path | None, typer.Option(help="Write the singular values to this PNG file.")] = None,
+    path: Annotated[Path, typer.Argument(help="A pool, a saved DiT, the folder of a run, or one of its checkpoints.")],
+    classes: Annotated[
+        str | None, typer.Option(help="Measure their tailors; if not given all, or 32 evenly spaced ones.")
+    ] = None,
+    sizes: Annotated[bool, typer.Option("--sizes", help="Sizes, classes and ranks alone; measure nothing.")] = False,
+    layers: Annotated[bool, typer.Option("--layers", help="A line a matrix, not a line a kind of matrix.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw into this PNG file; or a file a picture, into this folder.")
+    ] = None,
 ) -> None:
-    """Say what a pool holds: classes, ranks, sizes, energy. Builds no model."""
-    import base64
+    """Say what is in a pool, a model or a run, and measure it.
 
-    from kindgene import Pool
+    Sizes, classes, ranks; of every matrix the singular values, effective rank,
+    drift from orthogonality, overlap between tailors, and energy of each part.
+    """
+    from rich.console import Console
+
+    from kindgene.evaluation.inspect_path import inspect_path
+    from kindgene.evaluation.tables import as_text
+
+    if plot is not None:
+        if sizes:
+            raise ValueError("--sizes measures nothing, so there is nothing to --plot; give one of the two")
+        _check_plot(plot)
+    found = inspect_path(path, options.class_list(classes), listing=sizes)
+    if plot is not None:
+        _draw(plot, found)
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        Console(highlight=False).print(as_text(found, layers))
+
+
+def _check_plot(plot: Path) -> None:
+    """Refuses, before any work, what is neither a PNG file nor a folder that is there or can be made."""
+    if plot.suffix and not plot.is_dir():
+        options.new_file(plot, ".png")
+    elif plot.exists() and not plot.is_dir():
+        raise ValueError(f"{plot} is a file; name a PNG file or a folder")
+
+
+def _draw(plot: Path, found: Inspection) -> None:
+    """One file with everything, or a file a picture; of the averaged weights where a run has both."""
+    from kindgene.evaluation.plots import page, pictures
     from kindgene.files import write_bytes
 
-    if plot is not None:
-        new_file(plot, ".png")
-    opened = Pool.from_pretrained(pool)
-    typer.echo(json.dumps(_facts(opened), indent=2, ensure_ascii=False))
-    if plot is not None:
-        from kindgene.studies.figures import spectra
-
-        write_bytes(plot, base64.b64decode(spectra(opened).partition(",")[2]))
-
-
-def _facts(pool: Pool) -> dict[str, Any]:
-    """What config.json says, and what the tensors do; energy: the sum of squared singular values."""
-    config = pool.config
-    shared = sum(float(pool.learngene[f"{target}.s"].double().square().sum()) for target in config.ranks)
-    classes = {}
-    for tailor in pool.tailors:
-        own = sum(float(tailor.components[f"{target}.s"].double().square().sum()) for target in config.ranks)
-        numbers = sum(value.numel() for value in tailor.components.values())
-        for name in tailor.classes:
-            entry = config.classes[name]
-            classes[name] = {
-                "file": entry.file,
-                "tailor_ranks": entry.tailor_ranks,
-                "parameters": numbers + sum(row.numel() for row in tailor.row_of(name).values()),
-                "energy_share": own / (shared + own) if shared + own else 0.0,
-            }
-    return {
-        "backbone": config.backbone,
-        "weights": config.weights,
-        "learngene_id": config.learngene_id,
-        "generation": config.generation,
-        "learngene_parameters": sum(value.numel() for value in pool.learngene.values()),
-        "ranks": config.ranks,
-        "classes": {name: classes[name] for name in config.classes},
-        "provenance": config.provenance,
-    }
+    structure = found.structures[0]
+    title = f"{found.kind} {found.path}, weights: {structure.weights}"
+    if plot.suffix and not plot.is_dir():
+        write_bytes(plot, page(structure, title, found.canonical))
+        return
+    plot.mkdir(parents=True, exist_ok=True)
+    for name, data in pictures(structure, title, found.canonical).items():
+        write_bytes(plot / f"{name}.png", data)

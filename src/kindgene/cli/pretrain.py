@@ -23,7 +23,7 @@ def run(
     data: options.Data = "digits",
     classes: options.Classes = None,
     image_size: Annotated[
-        int | None, typer.Option(help="Pixels a side; needed for a folder.", callback=options.at_least_one)
+        int | None, typer.Option(help="Pixels a side; a folder needs it.", callback=options.at_least_one)
     ] = None,
     channels: Annotated[int | None, typer.Option(help="1 (grey) or 3; of a folder 3 if not given.")] = None,
     preset: Annotated[str, typer.Option(help="mini/2, tiny/2, DiT-S/4, ...", rich_help_panel=_MODEL)] = "mini/2",

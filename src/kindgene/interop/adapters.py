@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from kindgene.files import StrPath, read_json, read_metadata
+from kindgene.interop.checkpoint import WEIGHTS_FILE
 from kindgene.interop.folder import RECORD
-from kindgene.interop.to_diffusers import WEIGHTS_FILE, load_transformer
+from kindgene.interop.to_diffusers import load_transformer
 from kindgene.models.dit import DiT
 from kindgene.pool.names import quoted
 

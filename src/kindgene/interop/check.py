@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 TOLERANCE: Mapping[torch.dtype, float] = MappingProxyType(
     {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-2}
@@ -40,8 +40,6 @@ def some_labels(num_classes: int, null: int | None) -> Tensor:
 @torch.no_grad()
 def output_of(model: Model, inputs: Inputs) -> Tensor:
     """A model's output as a plain tensor; diffusers' models wrap it."""
-    if isinstance(model, nn.Module):
-        model.eval()
     output = model(*inputs)
     return output if isinstance(output, Tensor) else output.sample
 

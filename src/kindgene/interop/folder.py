@@ -25,7 +25,7 @@ class Export:
 
     `classes`: label id of each class, `null` that of the null class (None: there is none). `relative_error`: of the
     export, run in its own software, against the model it was made from. `approximate`: why it is not exact, where the
-    caller wanted it all the same.
+    caller wanted it all the same; `notes`: what this export cannot do.
     """
 
     to: str
@@ -36,6 +36,7 @@ class Export:
     relative_error: float
     learngene_id: str | None = None
     approximate: Sequence[str] = ()
+    notes: Sequence[str] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -46,13 +47,14 @@ class Export:
         exported: nn.Module,
         error: float,
         approximate: Sequence[str] = (),
+        notes: Sequence[str] = (),
         **details: Any,
     ) -> Export:
         """The record of a chosen model that was exported as the module `exported`."""
         parameters = sum(value.numel() for value in exported.parameters())
         dtype = str(chosen.dtype).removeprefix("torch.")
         ids, null, learngene_id = chosen.classes, chosen.null, chosen.learngene_id
-        return cls(to, ids, null, dtype, parameters, error, learngene_id, tuple(approximate), details)
+        return cls(to, ids, null, dtype, parameters, error, learngene_id, tuple(approximate), tuple(notes), details)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -66,6 +68,7 @@ class Export:
             "parameters": self.parameters,
             "relative_error": self.relative_error,
             "approximate": list(self.approximate),
+            "notes": list(self.notes),
             **self.details,
         }
 
@@ -85,6 +88,8 @@ def whole_folder(out: StrPath) -> Iterator[Path]:
     try:
         folder.chmod(0o777 & ~umask())
         yield folder
+        if out.exists():
+            out.rmdir()
         folder.replace(out)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)

@@ -10,6 +10,9 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+TRANSFORMER, SCHEDULER, VAE = "transformer", "scheduler", "vae"
+"""Folders of a pipeline."""
+
 POSITIONS = "pos_embed"
 QKV = "attn1.to_{}"
 

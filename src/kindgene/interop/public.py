@@ -7,6 +7,7 @@ label table for them has 1001 rows, whatever the number of classes: the classes 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from kindgene.models.dit import DiT
 PUBLIC_CLASSES = 1000
 WEIGHTS_FORMAT = {"format": "pt"}
 """What other libraries look for in a safetensors file's metadata."""
+
+NO_GUIDANCE = "no guidance: one merged class has no null class, so any guidance scale gives the same as none"
 
 Differences = Mapping[str, tuple[object, object]]
 """Name of a setting -> (the model's, the other software's)."""
@@ -44,12 +47,12 @@ def public_rows(table: Tensor, null_row: bool) -> Tensor:
 
 def plain_dit(chosen: Chosen) -> DiT:
     """The chosen model, which must be a DiT of plain linear layers."""
-    model = chosen.model
+    model: Any = chosen.model
     if not isinstance(model, DiT):
         raise ValueError(f"this export needs a DiT of ours; the pool's backbone is a {type(model).__name__}")
     if model.config.low_rank:
         raise ValueError("this DiT keeps thin pairs, which other software does not know: export its pool instead")
-    return model
+    return cast(DiT, model)
 
 
 def differences_of(model: DiT, fixed: Mapping[str, object]) -> Differences:

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from kindgene.diffusion.path import PREDICTION_TYPES, DiffusionPath
 from kindgene.files import StrPath, write_safetensors
+from kindgene.interop.checkpoint import WEIGHTS_FILE
 from kindgene.interop.folder import Export, whole_folder, write_record
-from kindgene.interop.keys import to_diffusers_state
+from kindgene.interop.keys import SCHEDULER, TRANSFORMER, VAE, to_diffusers_state
 from kindgene.interop.public import (
+    NO_GUIDANCE,
     PUBLIC_CLASSES,
     WEIGHTS_FORMAT,
     Differences,
@@ -26,9 +28,11 @@ from kindgene.interop.source import Chosen, Source, choose, diffusion_path
 from kindgene.interop.vae import check_vae, load_vae
 from kindgene.models.dit import DiT
 
-TRANSFORMER, SCHEDULER, VAE = "transformer", "scheduler", "vae"
-WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 LABEL_TABLE = "norm1.emb.class_embedder.embedding_table.weight"
+NO_VAE = (
+    "no VAE, so no DiTPipeline: transformer/ and scheduler/ alone. Give the VAE of a latent-space model (--vae); a "
+    "pixel-space model has none: export it to pipeline"
+)
 MLP_RATIO = 4
 """diffusers' feed-forward layer is four times as wide as the model, always."""
 
@@ -50,8 +54,8 @@ def export_diffusers(
     is measured. Raises ValueError for what cannot be exported, with nothing written.
     """
     with whole_folder(out) as folder:
-        path = diffusion_path(source)
         chosen = choose(source, classes, "dense", dtype)
+        path = diffusion_path(source)
         decoder = None if vae is None else load_vae(vae, chosen.dtype)
         if decoder is not None:
             check_vae(decoder, int(chosen.config["in_channels"]))
@@ -62,7 +66,9 @@ def export_diffusers(
         stock_scheduler(path).save_pretrained(folder / SCHEDULER)
         if decoder is not None:
             _write_pipeline(folder, transformer, decoder, chosen)
-        return write_record(folder, Export.of("diffusers", chosen, transformer, error, reasons, vae=vae is not None))
+        notes = [NO_GUIDANCE] if chosen.null is None else []
+        notes += [NO_VAE] if decoder is None else []
+        return write_record(folder, Export.of("diffusers", chosen, transformer, error, reasons, notes))
 
 
 def write_transformer(folder: Path, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:

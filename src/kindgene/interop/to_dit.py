@@ -10,6 +10,7 @@ import torch
 from kindgene.files import StrPath, read_safetensors, write_safetensors
 from kindgene.interop.folder import Export, whole_folder, write_record
 from kindgene.interop.public import (
+    NO_GUIDANCE,
     PUBLIC_CLASSES,
     WEIGHTS_FORMAT,
     differences_of,
@@ -50,13 +51,14 @@ def export_dit(
         write_safetensors(folder / WEIGHTS_FILE, state, WEIGHTS_FORMAT)
         twin = public_twin(model, folder / WEIGHTS_FILE)
         error, reasons = judged(chosen, twin, differences_of(model, FIXED), approximate, "the public DiT")
-        return write_record(folder, Export.of("dit", chosen, twin, error, reasons))
+        notes = [NO_GUIDANCE] if chosen.null is None else []
+        return write_record(folder, Export.of("dit", chosen, twin, error, reasons, notes))
 
 
 def public_twin(model: DiT, weights: Path) -> DiT:
     """A DiT of the model's sizes that computes as the public one does, with these weights, loaded strictly."""
     own = {key: value for key, value in model.config.items() if not key.startswith("_") and key != "class_names"}
     with torch.device("meta"):
-        twin = DiT(**{**own, **FIXED, "num_classes": PUBLIC_CLASSES, "null_row": True})
+        twin: DiT = DiT(**{**own, **FIXED, "num_classes": PUBLIC_CLASSES, "null_row": True})
     twin.load_state_dict(read_safetensors(weights), strict=True, assign=True)
     return twin

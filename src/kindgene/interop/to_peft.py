@@ -32,10 +32,10 @@ from kindgene.interop.adapters import (
     open_adapters,
 )
 from kindgene.interop.check import checked_error, output_of
+from kindgene.interop.checkpoint import WEIGHTS_FILE
 from kindgene.interop.folder import Export, whole_folder, write_record
 from kindgene.interop.public import WEIGHTS_FORMAT
 from kindgene.interop.source import Chosen, Source, choose
-from kindgene.interop.to_diffusers import WEIGHTS_FILE
 from kindgene.pool.backbones import build_backbone
 from kindgene.pool.pool import Pool
 from kindgene.pool.tailor import Tailor, tailors_by_class
@@ -162,6 +162,6 @@ def _error(model: Any, chosen: Chosen, names: Mapping[str, str]) -> float:
     """Of a batch in which every sample has its own adapter, and null has none."""
     (x, t, y), expected = chosen.trial()
     adapters = [BASE_ADAPTER if label == chosen.null else list(names.values())[label] for label in y.tolist()]
-    labels = torch.where(y == chosen.null, NULL_LABEL, CLASS_LABEL)
+    labels = torch.tensor([NULL_LABEL if adapter == BASE_ADAPTER else CLASS_LABEL for adapter in adapters])
     found = output_of(lambda *inputs: model(*inputs, adapter_names=adapters), (x, t, labels))
     return checked_error("the export for peft", found, expected)

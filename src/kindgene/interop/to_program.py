@@ -7,6 +7,7 @@ A program cannot look at labels: an id out of range is an index error of the run
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from torch.export import Dim, ExportedProgram
 from kindgene.files import StrPath
 from kindgene.interop.check import Inputs, checked_error, output_of
 from kindgene.interop.folder import Export, whole_folder, write_record
+from kindgene.interop.onnx_float64 import for_float64, with_exact_gelu
 from kindgene.interop.source import Chosen, Form, Source, choose
 
 PROGRAM_FILE, ONNX_FILE = "model.pt2", "model.onnx"
@@ -42,25 +44,6 @@ class Program(nn.Module):
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         output = self.model(x, t, y)
         return output if isinstance(output, Tensor) else cast(Tensor, output.sample)
-
-
-class PatchProduct(nn.Module):
-    """A convolution whose patches do not overlap, as the matrix product that it is: [B, C, H, W] -> [B, O, H/p, W/p].
-
-    onnxruntime has no convolution in float64.
-    """
-
-    def __init__(self, convolution: nn.Conv2d) -> None:
-        super().__init__()
-        self.weight, self.bias = convolution.weight, convolution.bias
-        self.size = convolution.kernel_size
-
-    def forward(self, x: Tensor) -> Tensor:
-        (high, wide), (rows, columns) = self.size, (x.shape[2] // self.size[0], x.shape[3] // self.size[1])
-        patches = x.unflatten(3, (columns, wide)).unflatten(2, (rows, high))  # [B, C, rows, high, columns, wide]
-        patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3)  # [B, rows, columns, C high wide]
-        y = nn.functional.linear(patches, self.weight.flatten(1), self.bias)
-        return y.permute(0, 3, 1, 2)
 
 
 def export_torch(
@@ -107,7 +90,7 @@ def export_onnx(
         if chosen.dtype not in ONNX_DTYPES:
             raise ValueError(f"ONNX is exported in float32 or float64, not in {chosen.dtype}: give a dtype")
         if chosen.dtype == torch.float64:
-            _without_convolutions(chosen.model)
+            for_float64(chosen.model)
         program, inputs, expected = _traced(chosen, batch)
         path = folder / ONNX_FILE
         _write_onnx(program, path, chosen)
@@ -166,21 +149,14 @@ def _write_onnx(program: ExportedProgram, path: Path, chosen: Chosen) -> None:
 
     nbytes = sum(value.numel() * value.element_size() for value in program.state_dict.values())
     with _quiet():
+        if chosen.dtype == torch.float64:
+            program = with_exact_gelu(program)
+        # Not optimized: onnxruntime does that when it loads, and torch's own optimizer takes half of the export's time.
         exported: Any = torch.onnx.export(
-            program, dynamo=True, input_names=list(INPUTS), output_names=[OUTPUT], verbose=False
+            program, dynamo=True, input_names=list(INPUTS), output_names=[OUTPUT], verbose=False, optimize=False
         )
-        exported.model.metadata_props["kindgene.classes"] = "\n".join(chosen.classes)
+        exported.model.metadata_props["kindgene.classes"] = json.dumps(list(chosen.classes), ensure_ascii=False)
         exported.save(path, external_data=nbytes >= PROTOBUF_LIMIT)
-
-
-def _without_convolutions(model: nn.Module) -> None:
-    """Replaces patch embeddings by matrix products, in place."""
-    for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Conv2d):
-            plain = (module.padding, module.dilation, module.groups) == ((0, 0), (1, 1), 1)
-            if module.kernel_size != module.stride or not plain:
-                raise ValueError(f"{name} is a convolution, which onnxruntime does not have in float64: use float32")
-            model.set_submodule(name, PatchProduct(module))
 
 
 @contextmanager

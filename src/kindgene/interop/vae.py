@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
 
 from kindgene.files import StrPath, read_json
@@ -37,3 +38,13 @@ def check_vae(vae: Any, channels: int) -> None:
     found = vae.config.latent_channels
     if found != channels:
         raise ValueError(f"the VAE's latents have {found} channels, the model makes {channels}")
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """The dtype of the weights in a model's folder: diffusers makes them float32 unless it is told another."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ValueError(f"{folder} holds no safetensors file")
+    with safetensors.safe_open(files[0], framework="pt") as file:
+        dtype: torch.dtype = file.get_tensor(next(iter(file.keys()))).dtype
+    return dtype
