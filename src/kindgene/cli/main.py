@@ -25,14 +25,16 @@ from kindgene.cli import (
     pretrain,
     recombine,
     sample,
+    study,
     transfer,
 )
 
 BAD_INPUT, INTERRUPTED = 2, 130
-_VERBS = (demo, pretrain, decompose, plan, recombine, transfer, sample, evaluate, inspect, export, import_)
+_VERBS = (demo, pretrain, decompose, plan, recombine, transfer, sample, evaluate, inspect, export, import_, study)
 _GO_ON = MappingProxyType(
     {
         "demo": "run the same command again to go on from there",
+        "study": "run the same command again to go on from there",
         "pretrain": "add --resume to the same command to go on from there",
         "transfer": "add --resume to the same command to go on from there",
     }

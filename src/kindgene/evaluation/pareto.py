@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from kindgene.data.arrays import ArrayDataset
 from kindgene.diffusion.path import DiffusionPath
 from kindgene.evaluation.denoising import calibration_batches, validation_loss
+from kindgene.evaluation.plots import png
 from kindgene.files import StrPath, write_bytes
 from kindgene.pool.budget import ImpossibleBudgetError
 from kindgene.pool.calibrate import Batch
@@ -100,11 +99,7 @@ def pareto_figure(points: Sequence[Point]) -> Figure:
 
 def draw_pareto(points: Sequence[Point], path: StrPath) -> None:
     """Writes the figure as PNG."""
-    buffer = io.BytesIO()
-    figure = pareto_figure(points)
-    FigureCanvasAgg(figure)
-    figure.savefig(buffer, format="png", dpi=130)
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, png(pareto_figure(points)))
 
 
 def _smallest(pool: Pool, classes: Sequence[str], form: Literal["auto", "gated", "merged"]) -> int:
