@@ -31,7 +31,7 @@ def measure_cost(model: nn.Module, shape: tuple[int, int, int] | None = None) ->
         parameters=sum(value.numel() for value in values),
         trainable_parameters=sum(value.numel() for value in values if value.requires_grad),
         macs=count_macs(model, shape),
-        bytes=sum(value.numel() * value.element_size() for value in [*values, *model.buffers()]),
+        bytes=sum(value.numel() * value.element_size() for value in model.state_dict().values()),
     )
 
 

@@ -85,6 +85,8 @@ def pareto_figure(points: Sequence[Point]) -> Figure:
             axes.axhline(values[0], color="#8a8a8a", lw=0.8, ls="--", label="all components")
             axes.axhline(1.1 * values[0], color="#d9662b", lw=0.8, ls=":", label="10 % worse")
             axes.legend(frameon=False, fontsize=8)
+        if measured:
+            axes.set_ylim(0.9 * values[0], min(1.05 * max(values), 2.2 * values[0]))  # beyond, nothing is left
         axes.set_xlim(0, 1.04 * max(costs))
         axes.set_xlabel(name)
         axes.grid(alpha=0.25)
