@@ -27,11 +27,12 @@ class Cost:
 def measure_cost(model: nn.Module, shape: tuple[int, int, int] | None = None) -> Cost:
     """Counts what `model(x, t, y)` costs for one sample of `shape` (default: the model's own input)."""
     values = list(model.parameters())
+    saved = {id(value): value for value in model.state_dict(keep_vars=True).values()}  # what is shared, once
     return Cost(
         parameters=sum(value.numel() for value in values),
         trainable_parameters=sum(value.numel() for value in values if value.requires_grad),
         macs=count_macs(model, shape),
-        bytes=sum(value.numel() * value.element_size() for value in model.state_dict().values()),
+        bytes=sum(value.numel() * value.element_size() for value in saved.values()),
     )
 
 
