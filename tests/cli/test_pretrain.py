@@ -191,3 +191,14 @@ def test_what_is_there_is_not_touched(refused, tree, tmp_path, run):
     before = tree(run)
     assert "is of another run" in refused("pretrain", "--out", run, *SMALL, "--resume")
     assert tree(run) == before
+
+
+def test_elastic_training_is_asked_for_by_its_shares(kindgene, refused, tmp_path):
+    small = ("--preset", "tiny/2", "--steps", 2, "--batch-size", 8, "--classes", "0,1")
+    kindgene("pretrain", *small, "--elastic-shares", "0.5,1", "--out", tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["config"]["elastic_shares"] == [0.5, 1.0]
+    out = ("--out", tmp_path / "x")
+    assert "must have 1.0" in refused("pretrain", *small, "--elastic-shares", "0.5", *out)
+    assert "numbers are written 0.25,0.5,1" in refused("pretrain", *small, "--elastic-shares", "half", *out)
+    assert "here is none to train" in refused("pretrain", *small, "--dense", "--elastic-shares", "0.5,1", *out)
+    assert not (tmp_path / "x").exists()

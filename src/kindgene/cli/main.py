@@ -30,7 +30,7 @@ from kindgene.cli import (
 )
 
 BAD_INPUT, INTERRUPTED = 2, 130
-_VERBS = (demo, pretrain, decompose, plan, recombine, transfer, sample, evaluate, inspect, export, import_, study)
+_VERBS = (demo, pretrain, decompose, recombine, transfer, sample, evaluate, inspect, plan, export, import_, study)
 _GO_ON = MappingProxyType(
     {
         "demo": "run the same command again to go on from there",

@@ -115,6 +115,14 @@ def class_list(text: str | None) -> list[str] | None:
     return list(check_class_names([*names, name[:kept] + name[kept:].rstrip()]))
 
 
+def numbers(text: str | None) -> tuple[float, ...]:
+    """``0.25,0.5,1``; None are no numbers."""
+    try:
+        return () if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"numbers are written 0.25,0.5,1, got {text!r}") from error
+
+
 def size(text: str | None) -> int | None:
     """``300k``, ``1.2M`` or a plain number."""
     thousands = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}

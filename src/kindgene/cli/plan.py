@@ -11,7 +11,7 @@ import typer
 from kindgene.cli import options
 from kindgene.cli.models import data_of, open_pool, plan_of
 
-EXAMPLE = "kindgene plan my-pool --classes 4 --max-params 150k --calibrate digits --out four.json"
+EXAMPLE = "kindgene plan my-pool --classes 4 --max-params 150k --out four.json"
 
 
 def run(

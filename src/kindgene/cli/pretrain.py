@@ -46,6 +46,13 @@ def run(
     label_drop: options.LabelDrop = 0.1,
     ema_decay: options.EmaDecay = 0.995,
     gradient_accumulation_steps: options.Accumulation = 1,
+    elastic_shares: Annotated[
+        str | None,
+        typer.Option(
+            help="Shares of the learngene, one drawn a step: 0.25,0.5,1. If not given, always all of it.",
+            rich_help_panel="Training",
+        ),
+    ] = None,
     mixed_precision: options.MixedPrecision = "no",
     deterministic: options.Deterministic = False,
     checkpointing_steps: options.CheckpointEvery = 200,
@@ -77,6 +84,7 @@ def run(
         label_drop=label_drop,
         ema_decay=ema_decay,
         gradient_accumulation_steps=gradient_accumulation_steps,
+        elastic_shares=options.numbers(elastic_shares),
         mixed_precision=mixed_precision,  # type: ignore[arg-type]  # checked there
         deterministic=deterministic,
         checkpoint_every=checkpointing_steps,
