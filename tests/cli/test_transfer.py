@@ -47,9 +47,10 @@ def test_both_starts(kindgene, pool, tmp_path):
         new = ("--classes", name, *SMALL, "--start", start, "--tailor-rank", 2)
         kindgene("transfer", pool, *new, "--out", tmp_path / start, "--add")
     kindgene("sample", pool, "--steps", 1, "--per-class", 1, "--out", tmp_path / "x.png")
-    classes = json.loads(kindgene("inspect", pool).out)["classes"]
-    assert [classes[name]["tailor_ranks"] for name in "0167"] == [6, 6, 2, 2]
-    assert classes["7"]["energy_share"] < classes["6"]["energy_share"] / 10  # it began as nothing
+    facts = json.loads(kindgene("inspect", pool, "--json").out)
+    assert [facts["classes"][name]["tailor_ranks"] for name in "0167"] == [6, 6, 2, 2]
+    share = {tailor["classes"][0]: tailor["energy_share"] for tailor in facts["structures"][0]["tailors"]}
+    assert share["7"] < share["6"] / 10  # it began as nothing
 
 
 @pytest.mark.parametrize(
