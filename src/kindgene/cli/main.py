@@ -15,27 +15,44 @@ from safetensors import SafetensorError
 
 from kindgene._version import __version__
 from kindgene.cli import (
+    add,
     decompose,
     demo,
     evaluate,
     export,
     import_,
     inspect,
+    merge,
     plan,
     pretrain,
     recombine,
+    remove,
     sample,
     study,
     transfer,
+    verify,
 )
 
 BAD_INPUT, INTERRUPTED = 2, 130
-_VERBS = (demo, pretrain, decompose, recombine, transfer, sample, evaluate, inspect, plan, export, import_, study)
+_VERBS = (
+    *(demo, pretrain, decompose, recombine, transfer, sample, evaluate, inspect),
+    *(
+        plan,
+        add,
+        remove,
+        merge,
+        verify,
+        export,
+        import_,
+        study,
+    ),
+)
 _GO_ON = MappingProxyType(
     {
         "demo": "run the same command again to go on from there",
         "study": "run the same command again to go on from there",
         "pretrain": "add --resume to the same command to go on from there",
+        "add": "add --resume to the same command to go on from there",
         "transfer": "add --resume to the same command to go on from there",
     }
 )

@@ -102,11 +102,11 @@ def load_any(path: Path, classes: Sequence[str] | None) -> Loaded:
     return loaded
 
 
-def open_pool(path: Path, classes: Sequence[str] | None) -> Pool:
-    """A pool of DiTs, with the tailors of `classes` (None: all)."""
+def open_pool(path: Path, classes: Sequence[str] | None, *, learngene_only: bool = False) -> Pool:
+    """A pool of DiTs, with the tailors of `classes` (None: all), or with the learngene only."""
     from kindgene import Pool
 
-    pool = Pool.from_pretrained(path, classes=classes)
+    pool = Pool.from_pretrained(path, classes=classes, learngene_only=learngene_only)
     if pool.config.backbone != "DiT":
         raise ValueError(f"{path} is a pool of {pool.config.backbone}; the command line works with DiT alone")
     return pool

@@ -53,7 +53,7 @@ def run(
     if not resume:
         options.new_run(out)
     names = options.class_list(classes)
-    opened = open_pool(pool, None)
+    opened = open_pool(pool, None, learngene_only=True)
     backbone = opened.config.backbone_config
     images = load_data(data, names, int(backbone["input_size"]), int(backbone["in_channels"]))
     taken = [name for name in images.class_names if name in opened.classes]

@@ -1,0 +1,27 @@
+"""kindgene merge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kindgene.cli import options
+
+EXAMPLE = "kindgene merge my-pool their-pool --classes 8,9"
+
+
+def run(
+    pool: options.PoolFolder,
+    other: Annotated[Path, typer.Argument(help="A pool that grew from the same learngene. It is not changed.")],
+    classes: options.Classes = None,
+) -> None:
+    """Add the tailors of another pool that has the same learngene."""
+    from kindgene import Pool
+
+    names = options.class_list(classes)
+    opened = Pool.from_pretrained(pool, learngene_only=True)
+    before = len(opened.classes)
+    opened.merge(Pool.from_pretrained(other, classes=names), names)
+    typer.echo(f"{pool}: {len(opened.classes)} classes, {len(opened.classes) - before} of them new")

@@ -1,0 +1,85 @@
+"""kindgene add, remove, merge, verify: pools grow and shrink in place, and every refusal leaves them as they were."""
+
+import shutil
+
+import pytest
+import torch
+
+from kindgene import Pool
+
+SMALL = ("--steps", 2, "--batch-size", 8)
+
+
+def outputs(pool, classes):
+    model = Pool.from_pretrained(pool).recombine(classes)
+    x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    return model(x, torch.tensor([100, 900]), torch.tensor([0, 1]))
+
+
+def test_add_trains_and_adds(kindgene, pool, tmp_path):
+    before = outputs(pool, ["2", "0"])
+    told = kindgene("add", pool, "--classes", "6,7", *SMALL, "--out", tmp_path / "new")
+    assert "now 0, 1, 2, 6, 7" in told.out
+    assert Pool.from_pretrained(pool).classes == ("0", "1", "2", "6", "7")
+    assert torch.equal(outputs(pool, ["2", "0"]), before)
+    kindgene("verify", pool)
+
+
+def test_add_is_transfer_with_the_same_tailors(kindgene, pool, tmp_path):
+    twin = shutil.copytree(pool, tmp_path / "twin")
+    kindgene("add", pool, "--classes", "6", *SMALL, "--out", tmp_path / "a", "--seed", 3)
+    kindgene("transfer", twin, "--classes", "6", *SMALL, "--out", tmp_path / "b", "--seed", 3, "--add")
+    assert torch.equal(outputs(pool, ["6"]), outputs(twin, ["6"]))
+
+
+def test_remove_leaves_no_file_of_the_class(kindgene, pool):
+    entry = Pool.from_pretrained(pool).config.classes["1"]
+    before = outputs(pool, ["2", "0"])
+    assert "2 classes are left" in kindgene("remove", pool, "--classes", "1").out
+    assert Pool.from_pretrained(pool).classes == ("0", "2")
+    assert not (pool / entry.file).exists()
+    assert torch.equal(outputs(pool, ["2", "0"]), before)
+    kindgene("verify", pool)
+
+
+def test_merge_takes_what_grew_elsewhere(kindgene, pool, tmp_path):
+    other = shutil.copytree(pool, tmp_path / "other")
+    kindgene("add", other, "--classes", "6,7", *SMALL, "--out", tmp_path / "new")
+    assert "4 classes, 1 of them new" in kindgene("merge", pool, other, "--classes", "7").out
+    kindgene("verify", pool)
+    assert torch.equal(outputs(pool, ["7", "0"]), outputs(other, ["7", "0"]))
+
+
+def test_a_pool_in_which_nothing_is_wrong(kindgene, shared_pool):
+    told = kindgene("verify", shared_pool).out
+    assert "whole" in told
+    assert "3 classes" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("remove", "--classes", "9"), "no class '9'"),
+        (("remove", "--classes", ""), "not empty"),
+        (("merge", "FISH"), "different learngenes"),
+        (("merge", "SELF"), "has '0', '1', '2' already"),
+        (("merge", "SELF", "--classes", "8"), "no class '8'"),
+        (("merge", "NOWHERE"), "is not a folder"),
+        (("add", "--classes", "0", "--out", "OUT"), "already"),
+        (("add", "--classes", "nobody", "--out", "OUT"), "no class 'nobody'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_is_refused_changes_nothing(refused, pool, fish_pool, tree, tmp_path, arguments, told):
+    places = {"FISH": fish_pool, "SELF": pool, "NOWHERE": tmp_path / "nowhere", "OUT": tmp_path / "out"}
+    before = tree(pool)
+    verb, *rest = (places.get(argument, argument) for argument in arguments)
+    assert told in refused(verb, pool, *rest)
+    assert tree(pool) == before
+    assert not (tmp_path / "out").exists()
+
+
+def test_verify_names_what_is_wrong(refused, pool):
+    tailor = next(pool.rglob("0-*.safetensors"))
+    tailor.write_bytes(tailor.read_bytes()[:-1])
+    assert tailor.name in refused("verify", pool)
