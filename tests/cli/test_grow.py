@@ -83,3 +83,21 @@ def test_verify_names_what_is_wrong(refused, pool):
     tailor = next(pool.rglob("0-*.safetensors"))
     tailor.write_bytes(tailor.read_bytes()[:-1])
     assert tailor.name in refused("verify", pool)
+
+
+def test_push_tells_where(kindgene, refused, pool, monkeypatch):
+    asked = []
+    monkeypatch.setattr("kindgene.pool.hub.push", lambda *a, **options: asked.append((a, options)) or "https://hub/1")
+    assert kindgene("push", pool, "user/pool", "--private", "--message", "first").out == "https://hub/1\n"
+    assert asked == [((pool, "user/pool"), {"private": True, "commit_message": "first", "token": None})]
+    assert "a Hub repository is written" in refused("push", pool, "no/such/name")
+
+
+@pytest.mark.parametrize(
+    "verb", [("sample", "--out", "x.png"), ("recombine", "--classes", "1", "--out", "x"), ("plan",)]
+)
+def test_a_hub_id_is_looked_for_where_there_is_no_folder(refused, monkeypatch, tmp_path, verb):
+    monkeypatch.chdir(tmp_path)
+    name, *rest = verb
+    rest = rest or ["--classes", "1"]
+    assert "there is no folder 'user/nowhere' here, and on the Hub" in refused(name, "user/nowhere", *rest)

@@ -67,8 +67,8 @@ def _draw(plot: Path, found: Inspection) -> None:
     structure = found.structures[0]
     title = f"{found.kind} {found.path}, weights: {structure.weights}"
     if plot.suffix and not plot.is_dir():
-        write_bytes(plot, page(structure, title, found.canonical))
+        write_bytes(plot, page(structure, title))
         return
     plot.mkdir(parents=True, exist_ok=True)
-    for name, data in pictures(structure, title, found.canonical).items():
+    for name, data in pictures(structure, title).items():
         write_bytes(plot / f"{name}.png", data)

@@ -36,16 +36,7 @@ from kindgene.cli import (
 BAD_INPUT, INTERRUPTED = 2, 130
 _VERBS = (
     *(demo, pretrain, decompose, recombine, transfer, sample, evaluate, inspect),
-    *(
-        plan,
-        add,
-        remove,
-        merge,
-        verify,
-        export,
-        import_,
-        study,
-    ),
+    *(plan, add, remove, merge, verify, push, export, import_, study),
 )
 _GO_ON = MappingProxyType(
     {

@@ -82,10 +82,13 @@ def load_any(path: Path, classes: Sequence[str] | None) -> Loaded:
     """A pool (recombined for `classes`), a merged model, or a run (its EMA weights where it kept any)."""
     from kindgene.diffusion.sampler import resolve_classes
     from kindgene.files import read_json
+    from kindgene.pool.hub import is_repository
 
-    if not path.is_dir():
+    if not path.exists() and is_repository(str(path)):
+        loaded = _load_pool(path, classes)
+    elif not path.is_dir():
         raise ValueError(f"{path} is not a folder; give a pool, a merged model, or the folder of a run")
-    if (path / "config.json").exists():
+    elif (path / "config.json").exists():
         config = read_json(path / "config.json")
         merged = isinstance(config, dict) and config.get("_class_name") == "DiT"
         loaded = _load_merged(path) if merged else _load_pool(path, classes)
@@ -106,7 +109,7 @@ def open_pool(path: Path, classes: Sequence[str] | None, *, learngene_only: bool
     """A pool of DiTs, with the tailors of `classes` (None: all), or with the learngene only."""
     from kindgene import Pool
 
-    pool = Pool.from_pretrained(path, classes=classes, learngene_only=learngene_only)
+    pool = Pool.from_pretrained(str(path), classes=classes, learngene_only=learngene_only)
     if pool.config.backbone != "DiT":
         raise ValueError(f"{path} is a pool of {pool.config.backbone}; the command line works with DiT alone")
     return pool

@@ -28,7 +28,8 @@ def _seed(value: int) -> int:
     return value
 
 
-Model = Annotated[Path, typer.Argument(help="A pool, a merged model, or the folder of a run.")]
+Model = Annotated[Path, typer.Argument(help="A pool (a folder or a Hub id), a merged model, or a run.")]
+ReadPool = Annotated[Path, typer.Argument(help="Folder of a pool, or a Hub id: user/name.")]
 PoolFolder = Annotated[Path, typer.Argument(help="Folder of a pool.")]
 Data = Annotated[
     str,

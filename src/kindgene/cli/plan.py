@@ -15,7 +15,7 @@ EXAMPLE = "kindgene plan my-pool --classes 4 --max-params 150k --out four.json"
 
 
 def run(
-    pool: options.PoolFolder,
+    pool: options.ReadPool,
     classes: options.ChosenClasses,
     out: Annotated[Path | None, typer.Option(help="Write the plan to this JSON file.")] = None,
     form: options.Form = "gated",

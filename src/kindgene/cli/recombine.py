@@ -14,7 +14,7 @@ EXAMPLE = "kindgene recombine my-pool --classes 4 --max-params 150k --out four"
 
 
 def run(
-    pool: options.PoolFolder,
+    pool: options.ReadPool,
     out: Annotated[Path, typer.Option(help="New folder for the model.")],
     classes: options.PlannedClasses = None,
     plan: Annotated[Path | None, typer.Option(help="A plan of kindgene plan, instead of all below.")] = None,

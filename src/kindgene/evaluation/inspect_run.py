@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from kindgene.evaluation.matrices import plain_matrices, trained_matrices
 from kindgene.files import read_shapes
 from kindgene.models.dit import DiT
 from kindgene.pool.classes import compact_ranks
-from kindgene.pool.names import known_names
+from kindgene.pool.names import check_class_names, quoted
 from kindgene.training.checkpoint import Checkpoint, latest_checkpoint, open_checkpoint
 from kindgene.training.ema import averaged_weights
 from kindgene.training.run import RunFolder
@@ -71,7 +72,7 @@ def _inspect(root: Path, checkpoint: Checkpoint, kind: Any, classes: Sequence[st
     settings = KindConfig(**identity["model"]["kind"])
     tailor_of = dict(zip(names, settings.tailor_of, strict=True))
     count = max(settings.tailor_of) + 1
-    rows = evenly_spaced(count) if classes is None else _rows(tailor_of, classes)
+    rows = evenly_spaced(count) if classes is None else _rows(tailor_of, classes, root)
     members = [[name for name, tailor in tailor_of.items() if tailor == row] for row in rows]
     targets = find_targets(module, settings)
     tables = [shapes.get(f"bank.{table}.rows", (0, 0)) for table in ("tailors", "labels")]
@@ -131,9 +132,13 @@ def _weights(checkpoint: Checkpoint) -> dict[str, State]:
     return {"ema": raw | averaged_weights(checkpoint.tensors("ema"), raw), "raw": raw}
 
 
-def _rows(tailor_of: Mapping[str, int], classes: Sequence[str]) -> list[int]:
+def _rows(tailor_of: Mapping[str, int], classes: Sequence[str], root: Path) -> list[int]:
     """The rows of the bank that serve these classes, in their order."""
-    return list(dict.fromkeys(tailor_of[name] for name in known_names(tailor_of, classes)))
+    for name in check_class_names(classes):
+        if name not in tailor_of:
+            near = difflib.get_close_matches(name, tailor_of, n=3) or list(tailor_of)[:10]
+            raise ValueError(f"no class {name!r} in {root}; nearest: {quoted(near)}")
+    return list(dict.fromkeys(tailor_of[name] for name in classes))
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -19,6 +19,8 @@ from kindgene.evaluation.matrices import Matrix, kind_of, short_name
 from kindgene.evaluation.structure import Spaces
 
 Number = float | None
+ORTHOGONAL = 1e-6
+"""A drift up to this is rounding in float32 alone (ours)."""
 PAIRS = 1024
 """Principal angles are means over at most so many pairs of tailors, evenly spaced among all (ours)."""
 
@@ -106,6 +108,12 @@ class Structure:
     overlap_v: list[list[Number]]
     random_u: Number
     random_v: Number
+
+    @property
+    def largest_drift(self) -> float:
+        """The largest drift of any learngene and tailor; 0 where there are no components."""
+        spectra = [one for layer in self.layers for one in (layer.shared, *layer.tailors)]
+        return max((value or 0.0 for one in spectra for value in (one.drift_u, one.drift_v)), default=0.0)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +21,11 @@ from kindgene.core.gate import Gate
 from kindgene.core.linear import KindLinear, split_parts
 from kindgene.core.pieces import State
 from kindgene.core.targets import BACKBONES
-from kindgene.models.dit import DiT
 from kindgene.pool.parts import gated_parts
-from kindgene.pool.pool import Pool
+
+if TYPE_CHECKING:
+    from kindgene.models.dit import DiT
+    from kindgene.pool.pool import Pool
 
 QKV = ("q", "k", "v")
 

@@ -17,8 +17,9 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from kindgene.evaluation.layers import Layer, Number, Spectrum, Structure, TailorSpectrum, mean
+from kindgene.evaluation.layers import ORTHOGONAL, Layer, Number, Spectrum, Structure, TailorSpectrum, mean
 
 BLUE, ORANGE, GREEN, GREY = "#1f5fa8", "#d9662b", "#2d8a57", "#8a8a8a"
 DPI = 130
@@ -48,12 +49,12 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def pictures(structure: Structure, title: str, canonical: bool) -> dict[str, bytes]:
-    """Each picture by its name: ``spectra``; ``energy``, ``drift`` (unless canonical) and ``overlap`` where there is
+def pictures(structure: Structure, title: str) -> dict[str, bytes]:
+    """Each picture by its name: ``spectra``; ``energy``, ``drift`` (unless there is none) and ``overlap`` where there is
     something to show.
     """
     drawn = {}
-    for name, drawing in _drawings(structure, canonical).items():
+    for name, drawing in _drawings(structure).items():
         figure = Figure(figsize=_size(structure, name), layout="constrained")
         figure.suptitle(title, x=0.01, ha="left", fontsize=9, color=GREY, parse_math=False)
         drawing(figure.subfigures(1, 1), structure)
@@ -61,9 +62,9 @@ def pictures(structure: Structure, title: str, canonical: bool) -> dict[str, byt
     return drawn
 
 
-def page(structure: Structure, title: str, canonical: bool) -> bytes:
+def page(structure: Structure, title: str) -> bytes:
     """All of them on one page."""
-    drawings = _drawings(structure, canonical)
+    drawings = _drawings(structure)
     sizes = [_size(structure, name) for name in drawings]
     heights = [height for _, height in sizes]
     figure = Figure(figsize=(max(width for width, _ in sizes), sum(heights) + 0.3), layout="constrained")
@@ -90,15 +91,16 @@ def draw_spectra(figure: Any, kinds: Mapping[str, Sequence[Curve]], notes: Mappi
             corner = {"ha": "right", "va": "top", "transform": axes.transAxes}
             axes.text(0.97, 0.96 - 0.09 * line, note, fontsize=7, color=colour, **corner)
         _from_zero(axes)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.set_xlabel("component", fontsize=8)
     next(iter(axes_of.values())).set_ylabel("singular value", fontsize=8)
 
 
-def _drawings(structure: Structure, canonical: bool) -> dict[str, Drawing]:
+def _drawings(structure: Structure) -> dict[str, Drawing]:
     there: dict[str, Drawing] = {"spectra": _spectra}
     if structure.tailors:
         there["energy"] = _energy
-    if not canonical and all(layer.shared.drift_u is not None for layer in structure.layers):
+    if structure.largest_drift > ORTHOGONAL:
         there["drift"] = _drift
     if len(structure.tailors) > 1 and structure.random_u is not None:
         there["overlap"] = _overlap
@@ -165,7 +167,8 @@ def _drift(figure: Any, structure: Structure) -> None:
     for kind, layers in kinds.items():
         places = range(len(layers))
         for side, style, size in (("drift_u", "-", "outputs"), ("drift_v", "--", "inputs")):
-            axes[kind].plot(places, [getattr(layer.shared, side) for layer in layers], color=BLUE, ls=style, marker=".")
+            shared = [_number(getattr(layer.shared, side)) for layer in layers]
+            axes[kind].plot(places, shared, color=BLUE, ls=style, marker=".")
             if structure.tailors:
                 own = [_number(mean([getattr(tailor, side) for tailor in layer.tailors])) for layer in layers]
                 axes[kind].plot(places, own, color=ORANGE, ls=style, marker=".")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kindgene.evaluation.inspection import ClassFacts, Inspection
-from kindgene.evaluation.layers import Layer, Number, Spectrum, Structure, TailorSpectrum, mean
+from kindgene.evaluation.layers import ORTHOGONAL, Layer, Number, Spectrum, Structure, TailorSpectrum, mean
 
 CLASSES = 40
 """So many classes are listed as text."""
@@ -31,8 +31,8 @@ def as_text(found: Inspection, every_layer: bool = False) -> Group:
         parts.append(_spectra(groups))
         if any(layer.cheaper_dense for layer in structure.layers):
             parts.append(Text("* would cost no more multiply-adds as a dense matrix\n"))
-        if structure.layers and structure.layers[0].shared.drift_u is not None:
-            parts.append(_drift(groups, found.canonical))
+        if any(layer.shared.drift_u is not None for layer in structure.layers):
+            parts.append(_drift(groups, structure, found.canonical))
         if structure.tailors:
             parts.append(_overlap(groups, structure))
     return Group(*parts)
@@ -47,8 +47,8 @@ def _header(found: Inspection) -> Text:
             f"{found.backbone}, {_SHORT[record['weights']]}, generation {record['generation']}, learngene {identity}"
         )
     elif found.kind == "model":
-        rows = f"{record['num_classes']} classes, {'with' if record['null_row'] else 'without'} a null class"
-        lines.append(f"{found.backbone}, {rows}")
+        count, null = record["num_classes"], "with" if record["null_row"] else "without"
+        lines.append(f"{found.backbone}, {count} class{'es' if count != 1 else ''}, {null} a null class")
     else:
         lines.append(f"{found.backbone}, step {record['step']:,} of {record['steps']:,}, {record['seconds']:.0f} s")
         if record["loss_first"] is not None:
@@ -75,10 +75,18 @@ def _classes(found: Inspection) -> RenderableType:
         for tailor in structure.tailors
         for name in tailor.classes
     }
-    table = _table("class", "N_T", "parameters", "bytes", "energy share")
-    for name, facts in list(found.classes.items())[:CLASSES]:
-        size = "" if facts.bytes is None else _bytes(facts.bytes)
-        table.add_row(Text(name), _rank(facts), f"{facts.parameters:,}", size, _percent(share.get(name)))
+    columns: dict[str, Callable[[str, ClassFacts], str]] = {
+        "N_T": lambda _, facts: _rank(facts),
+        "parameters": lambda _, facts: f"{facts.parameters:,}",
+        "bytes": lambda _, facts: "" if facts.bytes is None else _bytes(facts.bytes),
+        "energy share": lambda name, _: _percent(share.get(name)),
+    }
+    listed = list(found.classes.items())[:CLASSES]
+    cells = {head: [cell(name, facts) for name, facts in listed] for head, cell in columns.items()}
+    shown = {head: column for head, column in cells.items() if any(column)}
+    table = _table("class", *shown)
+    for (name, _), *row in zip(listed, *shown.values(), strict=True):
+        table.add_row(Text(name), *row)
     measured = len(found.structures[0].tailors) if found.structures else found.tailor_count
     notes = [_more(found).lstrip(", ")] if _more(found) else []
     if measured < found.tailor_count:
@@ -128,18 +136,19 @@ def _ranks_of(spectra: Sequence[Spectrum]) -> list[str]:
     return [_span([one.rank for one in spectra]), _decimal(effective, 1), _decimal(stable, 1)]
 
 
-def _drift(groups: dict[str, list[Layer]], canonical: bool) -> RenderableType:
-    """Root mean square cosine of two components; one line for a pool, where it is rounding alone."""
-    layers = [layer for group in groups.values() for layer in group]
-    spectra = [one for layer in layers for one in (layer.shared, *layer.tailors)]
-    if canonical:
-        largest = max(value or 0.0 for one in spectra for value in (one.drift_u, one.drift_v))
-        return Text(f"drift from orthogonality: {largest:.0e} at most; a pool is canonical, so orthonormal\n")
-    table = _table("drift", "learngene:\nU", "V", "tailors:\nU", "V", "random:\nU", "V")
-    for name, group in groups.items():
-        shared, own = [layer.shared for layer in group], [tailor for layer in group for tailor in layer.tailors]
-        values = [mean([getattr(one, key) for one in some]) for some in (shared, own) for key in ("drift_u", "drift_v")]
-        random = [mean([1 / math.sqrt(getattr(layer, key)) for layer in group]) for key in ("outputs", "inputs")]
+def _drift(groups: dict[str, list[Layer]], structure: Structure, canonical: bool) -> RenderableType:
+    """Root mean square cosine of two components; one line where it is rounding alone."""
+    if canonical or structure.largest_drift <= ORTHOGONAL:
+        why = "; a pool is canonical, so orthonormal" if canonical else ""
+        return Text(f"drift from orthogonality: {structure.largest_drift:.0e} at most{why}\n")
+    heads = ["learngene:\nU", "V", "tailors:\nU", "V"] if structure.tailors else ["thin pairs:\nU", "V"]
+    table = _table("drift", *heads, "random:\nU", "V")
+    for name, layers in groups.items():
+        spectra: list[Sequence[Spectrum]] = [[layer.shared for layer in layers]]
+        if structure.tailors:
+            spectra.append([tailor for layer in layers for tailor in layer.tailors])
+        values = [mean([getattr(x, key) for x in some]) for some in spectra for key in ("drift_u", "drift_v")]
+        random = [mean([1 / math.sqrt(getattr(layer, key)) for layer in layers]) for key in ("outputs", "inputs")]
         table.add_row(name, *(_decimal(value, 3) for value in (*values, *random)))
     return table
 

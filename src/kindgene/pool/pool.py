@@ -7,6 +7,7 @@ new classes (`transfer`), whose tailors are then added as files (`add`). No trai
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import nn
 from kindgene.core.config import Rank
 from kindgene.core.decomposable import Decomposable
 from kindgene.core.pieces import State
-from kindgene.pool import deploy, folder
+from kindgene.pool import deploy, folder, hub
 from kindgene.pool.backbones import floating_dtype
 from kindgene.pool.budget import Budget
 from kindgene.pool.calibrate import Batch
@@ -60,26 +61,32 @@ class Pool:
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, classes: Sequence[str] | None = None, *, learngene_only: bool = False
+        cls,
+        path: str | Path,
+        classes: Sequence[str] | None = None,
+        *,
+        learngene_only: bool = False,
+        revision: str | None = None,
+        token: str | None = None,
     ) -> Pool:
-        """Opens a pool folder: config, learngene, and the tailors of `classes` (None: all); hashes are checked.
+        """Opens a pool: config, learngene, and the tailors of `classes` (None: all); hashes are checked.
 
-        `learngene_only` reads no tailor at all, which is enough for `transfer`. Raises ValueError for a folder that is
-        not a pool, unknown classes, and any file that is missing, damaged,
-        foreign or of another learngene.
+        `path` is a folder, or, where there is none of that name, a Hub repository (``name`` or ``user/name``): then
+        only these files are fetched, of `revision`, and the pool is in memory (`path` None). `learngene_only` reads no
+        tailor at all, which is enough for `transfer`. Raises ValueError for what is not a pool, unknown classes, and
+        any file that is missing, damaged, foreign or of another learngene.
         """
+
+        def wanted(config: PoolConfig) -> Sequence[str]:
+            names = tuple(config.classes) if classes is None else known_names(config.classes, classes)
+            return () if learngene_only else names
+
         root = Path(path)
-        config = folder.read_config(root)
-        while True:
-            try:
-                wanted = tuple(config.classes) if classes is None else known_names(config.classes, classes)
-                wanted = () if learngene_only else wanted
-                learngene = folder.read_learngene(root, config)
-                return cls(config, learngene, folder.read_tailors(root, config, wanted, learngene), root)
-            except ValueError:  # a class may have been removed while its file was about to be read
-                before, config = config, folder.read_config(root)
-                if config.generation == before.generation:
-                    raise
+        if not root.exists() and isinstance(path, str) and hub.is_repository(path):
+            return cls(*_read(hub.fetch(path, wanted, revision, token), wanted))
+        if revision is not None:
+            raise ValueError(f"a revision is of a Hub repository, and {path} is not one: leave it out")
+        return cls(*_read(root, wanted), root)
 
     def save_pretrained(self, path: str | Path) -> Path:
         """Writes the pool to a new (or empty) folder: tailors, learngene, model card, and config.json last.
@@ -90,6 +97,28 @@ class Pool:
         self.config = folder.write_pool(Path(path), self.config, self.learngene, self.tailors)
         self.path = Path(path)
         return self.path
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool | None = None,
+        commit_message: str = "Push a kindgene pool",
+        token: str | None = None,
+    ) -> str:
+        """Makes a Hub repository's head what this pool is; returns the commit's address.
+
+        A pool with a folder is pushed as it lies there, one in memory as it would be saved. Removed tailors vanish from
+        the head; the repository keeps its history, and them in it.
+        """
+        if not hub.is_repository(repository):
+            raise ValueError(f"a Hub repository is written name or user/name, got {repository!r}")
+        if self.path is not None:
+            folder.verify(self.path)
+            return hub.push(self.path, repository, private=private, commit_message=commit_message, token=token)
+        with tempfile.TemporaryDirectory() as place:
+            root = Pool(self.config, self.learngene, self.tailors).save_pretrained(Path(place) / "pool")
+            return hub.push(root, repository, private=private, commit_message=commit_message, token=token)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -336,3 +365,17 @@ def _check_same_files(before: PoolConfig, now: PoolConfig, names: Sequence[str])
         entry = before.classes[name]
         if now.classes.get(name) != entry or now.members(entry.file) != before.members(entry.file):
             raise ValueError(f"class {name!r} was changed since it was opened here: open the pool again and repeat")
+
+
+def _read(root: Path, wanted: hub.Wanted) -> tuple[PoolConfig, State, list[Tailor]]:
+    """Config, learngene and the wanted classes' tailors of a folder."""
+    config = folder.read_config(root)
+    while True:
+        try:
+            names = wanted(config)
+            learngene = folder.read_learngene(root, config)
+            return config, learngene, folder.read_tailors(root, config, names, learngene)
+        except ValueError:  # a class may have been removed while its file was about to be read
+            before, config = config, folder.read_config(root)
+            if config.generation == before.generation:
+                raise
