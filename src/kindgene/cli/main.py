@@ -25,6 +25,7 @@ from kindgene.cli import (
     merge,
     plan,
     pretrain,
+    push,
     recombine,
     remove,
     sample,
