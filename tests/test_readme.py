@@ -11,6 +11,7 @@ import kindgene
 from kindgene.cli.main import app
 
 README = Path(__file__).parent.parent / "README.md"
+DOCS = sorted((README.parent / "docs").rglob("*.md"))
 TEMPLATE = Path(kindgene.__file__).parent / "studies" / "templates" / "demo.html.j2"
 COMMANDS = typer.main.get_command(app).commands
 
@@ -41,10 +42,10 @@ def test_the_python_block_runs_as_written(tmp_path, monkeypatch):
     assert kindgene.Pool.from_pretrained(tmp_path / "my-pool").classes == ("0", "1", "2")
 
 
-@pytest.mark.parametrize("path", [README, TEMPLATE], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [README, TEMPLATE, *DOCS], ids=lambda path: path.name)
 def test_every_command_line_can_be_typed(path):
     lines = shown(path)
-    assert lines
+    assert lines or path in DOCS
     for line in lines:
         if "|" in line:  # a list of the verbs
             verbs = [part.strip() for part in line.removeprefix("kindgene ").split("|")]
@@ -69,3 +70,10 @@ def test_every_make_target_is_there():
     named = set(re.findall(r"^make ([a-z]+)", README.read_text(encoding="utf-8"), re.MULTILINE))
     assert named
     assert named <= targets
+
+
+def test_every_link_of_the_docs_leads_somewhere():
+    for page in (README, *DOCS):
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name} links to {target}"
