@@ -50,9 +50,7 @@ def png(figure: Figure) -> bytes:
 
 
 def pictures(structure: Structure, title: str) -> dict[str, bytes]:
-    """Each picture by its name: ``spectra``; ``energy``, ``drift`` (unless there is none) and ``overlap`` where there is
-    something to show.
-    """
+    """Each picture by its name: ``spectra``; ``energy``, ``drift`` and ``overlap`` where there is something to show."""
     drawn = {}
     for name, drawing in _drawings(structure).items():
         figure = Figure(figsize=_size(structure, name), layout="constrained")
