@@ -142,6 +142,7 @@ def run_demo(
                 {"parameters": p.plan.cost.parameters, "macs": p.plan.cost.macs, "validation_loss": p.validation_loss}
                 for p in pareto
             ],
+            "one_class_share_of_dense": _one_class_shares(settings, measure_cost(dense).parameters),
             "recombined_difference_from_base": _difference(model, trio),
             "wall_seconds": time.perf_counter() - started,
         },
@@ -234,15 +235,24 @@ def new_dense(settings: DemoSettings, seed: int) -> DiT:
     return dense
 
 
-def new_decomposable(settings: DemoSettings, seed: int) -> Decomposable:
-    """A fresh decomposable DiT of the same size."""
+def new_decomposable(settings: DemoSettings, seed: int, targets: str | None = None) -> Decomposable:
+    """A fresh decomposable DiT of the same size; `targets` are the settings' if not given."""
     config = KindConfig(
         num_classes=len(BASE),
         learngene_rank=settings.learngene_rank,
         tailor_rank=settings.tailor_rank,
-        targets=settings.targets,
+        targets=targets or settings.targets,
     )
     return make_decomposable(new_dense(settings, seed), config, generator=torch.Generator().manual_seed(seed))
+
+
+def _one_class_shares(settings: DemoSettings, dense: int) -> dict[str, float]:
+    """Parameters of a one-class model against the dense twin's, for either choice of targets (they need no training)."""
+    shares = {}
+    for targets in ("paper", "paper+adaln"):
+        pool = new_decomposable(settings, 0, targets).decompose(BASE)
+        shares[targets] = pool.plan([SINGLE]).cost.parameters / dense
+    return shares
 
 
 def _gate_images(bench: Bench, model: Decomposable) -> Tensor:
