@@ -34,6 +34,7 @@ def test_safetensors_round_trip(tmp_path: Path, dtype: torch.dtype) -> None:
         assert read[name].dtype == dtype
         assert torch.equal(read[name], tensor)
     assert files.read_metadata(tmp_path / "x.safetensors") == {"who": "me"}
+    assert files.read_shapes(tmp_path / "x.safetensors") == {name: tuple(read[name].shape) for name in tensors}
     # A row is stored as itself, not with the table it is cut from.
     files.write_safetensors(tmp_path / "row.safetensors", {"row": torch.zeros(1000, 100)[3]})
     assert (tmp_path / "row.safetensors").stat().st_size < 1000
@@ -59,7 +60,7 @@ def test_damage_is_named_in_one_line(tmp_path: Path, kind: str, damage: str) -> 
     else:
         whole = path.read_bytes()
         path.write_bytes({"truncated": whole[: len(whole) // 2], "foreign": b"\x80\x81" * 99, "empty": b""}[damage])
-    reads = [files.read_json] if kind == "json" else [files.read_safetensors, files.read_metadata]
+    reads = [files.read_json] if kind == "json" else [files.read_safetensors, files.read_metadata, files.read_shapes]
     for read in reads:
         with pytest.raises(ValueError, match=f"x.{kind}: ") as error:
             read(path)

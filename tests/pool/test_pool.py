@@ -291,15 +291,18 @@ def test_a_tailor_that_came_to_be_shared_otherwise_is_not_removed(dit, tmp_path)
     assert Pool.from_pretrained(folder).classes == tuple("bcde")
 
 
-def test_another_pool_in_the_same_place_is_not_written_to(pool_folder, dit, names, content):
+def test_another_pool_in_the_same_place_is_not_written_to(pool_folder, dit, names, content, scatter):
     pool = Pool.from_pretrained(pool_folder)
+    fresh = scatter(pool.transfer(["new"]))
     shutil.rmtree(pool_folder)
-    with pytest.raises(ValueError, match="is not a folder"):
-        pool.remove(["cat"])
+    for act in (lambda: pool.add(fresh), lambda: pool.remove(["cat"])):
+        with pytest.raises(ValueError, match="is not a folder"):
+            act()
     dit.model(learngene_rank=3).decompose(names).save_pretrained(pool_folder)
     before = content(pool_folder)
-    with pytest.raises(ValueError, match="changed since it was opened"):
-        pool.remove(["cat"])
+    for act in (lambda: pool.add(fresh), lambda: pool.remove(["cat"])):
+        with pytest.raises(ValueError, match="changed since it was opened here, it holds another learngene"):
+            act()
     assert content(pool_folder) == before
     assert pool.classes == names
 

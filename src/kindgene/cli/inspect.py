@@ -38,6 +38,8 @@ def run(
     from kindgene.evaluation.inspect_path import inspect_path
     from kindgene.evaluation.tables import as_text
 
+    if layers and (sizes or as_json):
+        raise ValueError("--layers is about the printed tables: --sizes has none, --json always has every layer")
     if plot is not None:
         if sizes:
             raise ValueError("--sizes measures nothing, so there is nothing to --plot; give one of the two")

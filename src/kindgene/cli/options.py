@@ -93,7 +93,7 @@ Calibrate = Annotated[
     typer.Option(help="Images of the classes to weigh components by: a data set or folder.", rich_help_panel=_BUDGET),
 ]
 Form = Annotated[str, typer.Option(help="gated; or merged or dense: one class, no null class, a plain DiT.")]
-Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16, float16; the pool's if not given.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16, float16, int8; the pool's if not given.")]
 
 
 def class_list(text: str | None) -> list[str] | None:

@@ -62,6 +62,11 @@ def run(
             device=device,
             calibrate=calibrate,
         )
+    if found.dtype == "int8":
+        raise ValueError(
+            "int8 models are not saved: save the float model, and quantize when it is loaded: "
+            'Pool.from_pretrained(...).recombine(..., form="merged", dtype="int8")'
+        )
     if dry_run:
         typer.echo(str(found))
         return

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kindgene.core.components import Components
-from kindgene.evaluation.inspection import ClassFacts, Inspection, file_size
+from kindgene.evaluation.inspection import ClassFacts, Inspection
 from kindgene.evaluation.layers import measure
 from kindgene.evaluation.matrices import Matrix, plain_matrices
 from kindgene.models.dit import DiT
@@ -25,7 +25,7 @@ def inspect_model(root: Path, classes: Sequence[str] | None, listing: bool) -> I
         canonical=False,
         parameters=sum(value.numel() for value in model.parameters()),
         learngene_parameters=None,
-        bytes=sum(file_size(file) for file in root.glob("*.safetensors")),
+        bytes=sum(file.stat().st_size for file in root.glob("*.safetensors")),
         ranks=_ranks(matrices),
         classes={
             name: ClassFacts(parameters=model.config.hidden_size, tailor_ranks=None) for name in model.class_names or ()

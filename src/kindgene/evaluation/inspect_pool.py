@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kindgene.evaluation.inspection import ClassFacts, Inspection, evenly_spaced, file_size
-from kindgene.evaluation.layers import measure
+from kindgene.evaluation.inspection import MEASURED, ClassFacts, Inspection
+from kindgene.evaluation.layers import evenly_spaced, measure
 from kindgene.evaluation.matrices import pool_matrices
 from kindgene.files import read_shapes
 from kindgene.pool.config import PoolConfig
@@ -21,7 +21,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 def inspect_pool(root: Path, classes: Sequence[str] | None, listing: bool) -> Inspection:
     """Lists a pool and, unless only a listing is wanted, reads and measures the tailors of `classes`.
 
-    Raises ValueError for unknown classes and for a pool that is damaged or incomplete.
+    Raises ValueError for unknown classes and for a pool that is damaged, or lacks a file that is to be measured.
     """
     config = read_config(root)
     structures = []
@@ -39,23 +39,27 @@ def inspect_pool(root: Path, classes: Sequence[str] | None, listing: bool) -> In
         target: sum(_shape(shapes, f"{target}.{factor}", 2, source)[1] for factor in "uv") for target in config.ranks
     }
     own = {name: _numbers(config, name, widths) for name in config.classes}
-    sizes = {file: file_size(root / file) for file in _tailors(config)}
+    tailors = _tailors(config)
+    sizes = {file: (root / file).stat().st_size for file in tailors if (root / file).is_file()}
     return Inspection(
         path=str(root),
         kind="pool",
         backbone=config.backbone,
         canonical=True,
-        parameters=shared + sum(own[name] for name in _tailors(config).values()) + row * len(own),
+        parameters=shared + sum(own[name] for name in tailors.values()) + row * len(own),
         learngene_parameters=shared,
-        bytes=file_size(source) + sum(sizes.values()),
+        bytes=source.stat().st_size + sum(sizes.values()),
         ranks=config.ranks,
         classes={
             name: ClassFacts(
-                parameters=own[name] + row, tailor_ranks=entry.tailor_ranks, file=entry.file, bytes=sizes[entry.file]
+                parameters=own[name] + row,
+                tailor_ranks=entry.tailor_ranks,
+                file=entry.file,
+                bytes=sizes.get(entry.file),
             )
             for name, entry in config.classes.items()
         },
-        tailor_count=len(sizes),
+        tailor_count=len(tailors),
         record={
             "weights": config.weights,
             "generation": config.generation,
@@ -77,8 +81,7 @@ def _tailors(config: PoolConfig) -> dict[str, str]:
 def _spread(config: PoolConfig) -> list[str] | None:
     """A class of each tailor to look at; None where these are all."""
     names = list(_tailors(config).values())
-    chosen = evenly_spaced(len(names))
-    return None if len(chosen) == len(names) else [names[index] for index in chosen]
+    return [names[index] for index in evenly_spaced(len(names), MEASURED)] if len(names) > MEASURED else None
 
 
 def _numbers(config: PoolConfig, name: str, widths: Mapping[str, int]) -> int:

@@ -13,8 +13,8 @@ import torch
 from kindgene.core.config import KindConfig
 from kindgene.core.convert import find_targets
 from kindgene.core.pieces import State
-from kindgene.evaluation.inspection import ClassFacts, Inspection, evenly_spaced, file_size
-from kindgene.evaluation.layers import measure
+from kindgene.evaluation.inspection import MEASURED, ClassFacts, Inspection
+from kindgene.evaluation.layers import evenly_spaced, measure
 from kindgene.evaluation.matrices import plain_matrices, trained_matrices
 from kindgene.files import read_shapes
 from kindgene.models.dit import DiT
@@ -45,7 +45,7 @@ def _inspect(root: Path, checkpoint: Checkpoint, kind: Any, classes: Sequence[st
     identity = _identity(checkpoint)
     names: list[str] = identity["data"]["class_names"]
     module = _backbone(identity["model"]["backbone"], checkpoint.path)
-    source = str(checkpoint.file("model"))
+    source = checkpoint.file("model")
     shapes = read_shapes(source)
     facts: dict[str, Any] = {
         "path": str(root),
@@ -53,14 +53,14 @@ def _inspect(root: Path, checkpoint: Checkpoint, kind: Any, classes: Sequence[st
         "backbone": "DiT",
         "canonical": False,
         "parameters": sum(math.prod(shape) for shape in shapes.values()),
-        "bytes": file_size(Path(source)),
+        "bytes": source.stat().st_size,
         "record": _record(checkpoint, identity),
     }
     weights = {} if listing else _weights(checkpoint)
     if identity["model"]["kind"] is None:
         if classes is not None:
             raise ValueError(f"{root} trained a plain DiT: it has no tailors to choose by class")
-        plain = {key: plain_matrices(state, module, source) for key, state in weights.items()}
+        plain = {key: plain_matrices(state, module, str(source)) for key, state in weights.items()}
         return Inspection(
             **facts,
             learngene_parameters=None,
@@ -72,7 +72,7 @@ def _inspect(root: Path, checkpoint: Checkpoint, kind: Any, classes: Sequence[st
     settings = KindConfig(**identity["model"]["kind"])
     tailor_of = dict(zip(names, settings.tailor_of, strict=True))
     count = max(settings.tailor_of) + 1
-    rows = evenly_spaced(count) if classes is None else _rows(tailor_of, classes, root)
+    rows = evenly_spaced(count, MEASURED) if classes is None else _rows(tailor_of, classes, root)
     members = [[name for name, tailor in tailor_of.items() if tailor == row] for row in rows]
     targets = find_targets(module, settings)
     tables = [shapes.get(f"bank.{table}.rows", (0, 0)) for table in ("tailors", "labels")]
@@ -87,7 +87,7 @@ def _inspect(root: Path, checkpoint: Checkpoint, kind: Any, classes: Sequence[st
         classes=dict.fromkeys(names, own),
         tailor_count=count,
         structures=[
-            measure(key, trained_matrices(state, module, settings, rows, source), members)
+            measure(key, trained_matrices(state, module, settings, rows, str(source)), members)
             for key, state in weights.items()
         ],
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from kindgene.evaluation.layers import Structure
@@ -17,7 +16,8 @@ MEASURED = 32
 class ClassFacts:
     """One class: the numbers of its tailor and label row, its tailor's ranks; of a pool also the tailor's file.
 
-    `tailor_ranks` is one int where every part of every target has it, None in a plain model.
+    `tailor_ranks` is one int where every part of every target has it, None in a plain model. `bytes` is None where the
+    file is not here: a pool may be here in part, for the classes that are used.
     """
 
     parameters: int
@@ -52,16 +52,3 @@ class Inspection:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def evenly_spaced(count: int) -> list[int]:
-    """`MEASURED` indices out of `count`, or all where there are no more."""
-    return list(range(count)) if count <= MEASURED else [index * count // MEASURED for index in range(MEASURED)]
-
-
-def file_size(path: Path) -> int:
-    """Bytes of a file. Raises ValueError naming one that is missing."""
-    try:
-        return path.stat().st_size
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error

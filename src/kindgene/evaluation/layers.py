@@ -21,8 +21,8 @@ from kindgene.evaluation.structure import Spaces
 Number = float | None
 ORTHOGONAL = 1e-6
 """A drift up to this is rounding in float32 alone (ours)."""
-PAIRS = 1024
-"""Principal angles are means over at most so many pairs of tailors, evenly spaced among all (ours)."""
+ANGLES = 32
+"""Principal angles are those between at most so many tailors, evenly spaced among the measured ones (ours)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,6 @@ class Spectrum:
     rank: int
     singular_values: list[float]
     effective_rank: float
-    stable_rank: float
     energy: float
     drift_u: Number
     drift_v: Number
@@ -43,7 +42,6 @@ class TailorSpectrum(Spectrum):
     """Of one tailor T beside its learngene L. The overlaps say how much of its spaces lies in the learngene's."""
 
     energy_share: Number
-    active_share: Number
     learngene_overlap_u: Number
     learngene_overlap_v: Number
 
@@ -141,6 +139,12 @@ def measure(weights: str, matrices: Sequence[Matrix], classes: Sequence[Sequence
     )
 
 
+def evenly_spaced(count: int, most: int) -> list[int]:
+    """At most `most` indices out of `count`."""
+    chosen = min(count, most)
+    return [index * count // chosen for index in range(chosen)]
+
+
 def mean(values: Sequence[Number]) -> Number:
     """The mean of what is defined; None where nothing is."""
     there = [value for value in values if value is not None]
@@ -163,9 +167,9 @@ def _measure(matrix: Matrix) -> tuple[Layer, Tensor]:
         cheaper_dense = active * sum(sizes) >= math.prod(sizes)
         if matrix.tailors is not None:
             spaces = structure.spaces(matrix.tailors)
-            tailors = _tailors(matrix, matrix.shared, learngene, matrix.tailors, spaces)
-            pairs = _pairs(spaces, sizes) if len(tailors) > 1 else None
+            tailors = _tailors(matrix.tailor_ranks, matrix.tailors, spaces, learngene)
             pairwise = torch.stack([structure.pairwise_overlap(basis) for basis in (spaces.column, spaces.row)])
+            pairs = _pairs(spaces, pairwise, sizes) if len(tailors) > 1 else None
             expected = (structure.random_overlap(learngene.dimension, spaces.dimension, size) for size in sizes)
             random = [float(value.mean()) for value in expected]
     layer = Layer(
@@ -190,59 +194,56 @@ def _spectrum(rank: int, s: Tensor, components: Components | None = None) -> Spe
         rank=rank,
         singular_values=s.tolist(),
         effective_rank=float(structure.effective_rank(s)),
-        stable_rank=float(structure.stable_rank(s)),
         energy=float(s.square().sum()),
         drift_u=None if components is None else float(structure.drift(components.u)),
         drift_v=None if components is None else float(structure.drift(components.v)),
     )
 
 
-def _tailors(
-    matrix: Matrix, shared: Components, learngene: Spaces, own: Components, spaces: Spaces
-) -> list[TailorSpectrum]:
+def _tailors(ranks: Sequence[int], own: Components, spaces: Spaces, learngene: Spaces) -> list[TailorSpectrum]:
     """Of every tailor of one matrix: `own` [C, K, ...] and its `spaces`, beside the learngene's."""
     energy_C, base = spaces.s.square().sum(-1), learngene.s.square().sum()
     columns = {
         "effective_rank": structure.effective_rank(spaces.s),
-        "stable_rank": structure.stable_rank(spaces.s),
         "energy": energy_C,
         "drift_u": structure.drift(own.u),
         "drift_v": structure.drift(own.v),
         "energy_share": structure.energy_share(base, energy_C),
-        "active_share": structure.active_share(base, energy_C, structure.inner(shared, own)),
         "learngene_overlap_u": structure.overlap(spaces.column, learngene.column),
         "learngene_overlap_v": structure.overlap(spaces.row, learngene.row),
     }
     rows = zip(*(_numbers(values) for values in columns.values()), strict=True)
     return [
         TailorSpectrum(rank=rank, singular_values=s[:rank], **dict(zip(columns, row, strict=True)))
-        for rank, s, row in zip(matrix.tailor_ranks, spaces.s.tolist(), rows, strict=True)
+        for rank, s, row in zip(ranks, spaces.s.tolist(), rows, strict=True)
     ]
 
 
-def _pairs(spaces: Spaces, sizes: Sequence[int]) -> Pairs:
-    """Means over the pairs of tailors of one matrix that both have a direction, at most `PAIRS` of them."""
-    first, second = torch.triu_indices(len(spaces.s), len(spaces.s), 1).unbind()
-    if len(first) > PAIRS:
-        kept = torch.arange(PAIRS) * len(first) // PAIRS
-        first, second = first[kept], second[kept]
-    size = spaces.dimension
-    smaller = torch.minimum(size[first], size[second])
-    overlaps, randoms, angles = [], [], []
+def _pairs(spaces: Spaces, pairwise: Tensor, sizes: Sequence[int]) -> Pairs:
+    """Means over the pairs of tailors that both have a direction, of at most `ANGLES` of them for the angles.
+
+    `pairwise` are the overlaps [2, C, C] of their column and row spaces.
+    """
+    count, size = len(spaces.s), spaces.dimension
+    first, second = torch.triu_indices(count, count, 1).unbind()
+    some = torch.tensor(evenly_spaced(count, ANGLES))
+    i, j = torch.triu_indices(len(some), len(some), 1).unbind()
+    smaller = torch.minimum(size[some][i], size[some][j])
+    randoms, angles = [], []
     for basis, outer in zip((spaces.column, spaces.row), sizes, strict=True):
-        cosines = structure.principal_cosines(basis[first], basis[second])
+        expected = structure.random_overlap(size[first], size[second], outer)
+        randoms.append(_number(expected[pairwise[0][first, second].isfinite()].mean()))
+        cosines = structure.pairwise_cosines(basis[some])[i, j]
         there = torch.arange(cosines.shape[-1]) < smaller.unsqueeze(-1)
-        overlaps.append(cosines.square().sum(-1) / torch.where(smaller > 0, smaller, torch.nan))
-        randoms.append(structure.random_overlap(size[first], size[second], outer))
         angles.append(torch.where(there, torch.rad2deg(torch.arccos(cosines)), torch.nan).nanmean(0))
-    (overlap_u, overlap_v), (random_u, random_v), (angles_u, angles_v) = overlaps, randoms, angles
+    overlap_u, overlap_v = (_number(one[first, second].nanmean()) for one in pairwise)
     return Pairs(
-        overlap_u=_number(overlap_u.nanmean()),
-        overlap_v=_number(overlap_v.nanmean()),
-        random_u=float(random_u.mean()),
-        random_v=float(random_v.mean()),
-        angles_u=_numbers(angles_u),
-        angles_v=_numbers(angles_v),
+        overlap_u=overlap_u,
+        overlap_v=overlap_v,
+        random_u=randoms[0],
+        random_v=randoms[1],
+        angles_u=_numbers(angles[0]),
+        angles_v=_numbers(angles[1]),
     )
 
 

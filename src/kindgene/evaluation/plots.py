@@ -140,22 +140,20 @@ def _mean_spectrum(tailors: Sequence[TailorSpectrum]) -> list[float]:
 
 
 def _energy(figure: Any, structure: Structure) -> None:
-    """Over the blocks: the tailors' mean share, in a band from least to most; and their share of the active matrix."""
+    """Over the blocks: the tailors' mean share, in a band from least to most."""
     kinds = _by_kind(structure)
     axes = _panels(figure, list(kinds), share=True)
     for kind, layers in kinds.items():
         shares = [[t.energy_share for t in layer.tailors if t.energy_share is not None] for layer in layers]
-        active = [mean([tailor.active_share for tailor in layer.tailors]) for layer in layers]
         low, high = ([_percent(extreme(some, default=None)) for some in shares] for extreme in (min, max))
         places = range(len(layers))
         axes[kind].fill_between(places, low, high, color=ORANGE, alpha=0.2, lw=0)
-        axes[kind].plot(places, [_percent(mean(some)) for some in shares], color=ORANGE, marker=".", label="tailor")
-        axes[kind].plot(places, [_percent(one) for one in active], color=GREY, ls=":", label="of the active matrix")
+        axes[kind].plot(places, [_percent(mean(some)) for some in shares], color=ORANGE, marker=".")
         _blocks(axes[kind], layers)
     _from_zero(*axes.values())
     next(iter(axes.values())).set_ylabel("share of energy, %", fontsize=8)
-    told = "Orange: |T|² / (|L|² + |T|²), mean of the tailors; band: least to most. Dotted: |T|² / |L + T|², mean"
-    _caption(figure, f"Energy of a tailor T beside the learngene L. {told}")
+    told = "|T|² / (|L|² + |T|²). Line: mean of the tailors; band: from the least of them to the most"
+    _caption(figure, f"Energy: how much of a class's matrix is its tailor T, how much the learngene L. {told}")
 
 
 def _drift(figure: Any, structure: Structure) -> None:

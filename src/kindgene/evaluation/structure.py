@@ -16,6 +16,7 @@ from kindgene.core.components import Components, canonical
 
 NEGLIGIBLE = 1e-10
 """A component whose singular value is at most this share of the largest gives its matrix no direction (ours)."""
+_ROWS = 32
 
 
 class Spaces(NamedTuple):
@@ -52,16 +53,6 @@ def effective_rank(s: Tensor) -> Tensor:
     return torch.where(total > 0, torch.special.entr(p).sum(-1).exp(), 0.0)
 
 
-def stable_rank(s: Tensor) -> Tensor:
-    """||W||_F^2 / ||W||_2^2 [...]: 1 to R, and close to 1 where one direction outweighs all others; 0 of a zero one.
-
-    Rudelson and Vershynin, "Sampling from large matrices", JACM 2007 (there: numerical rank).
-    """
-    largest = s.amax(-1)
-    ratio = s / torch.where(largest > 0, largest, 1.0).unsqueeze(-1)
-    return ratio.square().sum(-1)
-
-
 def drift(rows: Tensor) -> Tensor:
     """How far directions [..., R, D] are from orthogonal: the root mean square cosine of two different ones, [...].
 
@@ -79,12 +70,16 @@ def drift(rows: Tensor) -> Tensor:
     return (cosines.square().sum((-2, -1)) / pairs).sqrt()
 
 
-def principal_cosines(a: Tensor, b: Tensor) -> Tensor:
-    """Cosines [..., min(R_a, R_b)] of the principal angles, smallest angle first, of orthonormal bases [..., R, D].
+def pairwise_cosines(bases_CKD: Tensor) -> Tensor:
+    """Cosines [C, C, K] of the principal angles of each two of C spaces, smallest angle first.
 
-    The singular values of Q_a Q_b^T (Bjorck and Golub 1973). Basis rows of zero give cosines of zero, last.
+    The singular values of Q_a Q_b^T (Bjorck and Golub 1973), all from one product: memory for (C K)^2 numbers. Basis
+    rows of zero give cosines of zero, last.
     """
-    cosines: Tensor = torch.linalg.svdvals(a @ b.mT)
+    count, most, _ = bases_CKD.shape
+    flat_XD = bases_CKD.flatten(0, 1)
+    products = (flat_XD @ flat_XD.mT).view(count, most, count, most).transpose(1, 2)
+    cosines: Tensor = torch.linalg.svdvals(products.contiguous())
     return cosines.clamp(max=1.0)
 
 
@@ -98,12 +93,15 @@ def overlap(a: Tensor, b: Tensor) -> Tensor:
 
 
 def pairwise_overlap(bases_CKD: Tensor) -> Tensor:
-    """`overlap` [C, C] of each two of C spaces, a row at a time: memory for [K, C K] numbers at once."""
+    """`overlap` [C, C] of each two of C spaces, `_ROWS` of them at a time: memory for `_ROWS` C K^2 numbers."""
     count, most, _ = bases_CKD.shape
     flat_XD = bases_CKD.flatten(0, 1)
-    shared = torch.stack([(one @ flat_XD.mT).square().view(most, count, most).sum((0, 2)) for one in bases_CKD])
+    shared = [
+        (some.flatten(0, 1) @ flat_XD.mT).square().view(len(some), most, count, most).sum((1, 3))
+        for some in bases_CKD.split(_ROWS)
+    ]
     size = dimensions(bases_CKD)
-    return _mean_of(shared, torch.minimum(size.unsqueeze(0), size.unsqueeze(1)))
+    return _mean_of(torch.cat(shared), torch.minimum(size.unsqueeze(0), size.unsqueeze(1)))
 
 
 def random_overlap(dimension_a: Tensor, dimension_b: Tensor, size: int) -> Tensor:
@@ -119,27 +117,10 @@ def dimensions(basis: Tensor) -> Tensor:
     return (basis != 0).any(-1).sum(-1)
 
 
-def inner(a: Components, b: Components) -> Tensor:
-    """The inner product <W_a, W_b> = sum_ij W_a,ij W_b,ij [...], a component with a component."""
-    a, b = a.to(torch.float64), b.to(torch.float64)
-    products = (a.u @ b.u.mT) * (a.v @ b.v.mT)
-    return torch.einsum("...rk,...r,...k->...", products, a.s, b.s)
-
-
 def energy_share(learngene: Tensor, tailor: Tensor) -> Tensor:
     """||T||_F^2 / (||L||_F^2 + ||T||_F^2) of energies, the squared Frobenius norms; NaN of two zero matrices."""
     total = learngene + tailor
     return tailor / torch.where(total > 0, total, torch.nan)
-
-
-def active_share(learngene: Tensor, tailor: Tensor, product: Tensor) -> Tensor:
-    """||T||_F^2 / ||L + T||_F^2 with `product` = <L, T>.
-
-    Above `energy_share` where L and T partly cancel, below it where they add up, the same where they are orthogonal;
-    NaN where the active matrix L + T is zero (to the last digits of float64).
-    """
-    active = learngene + tailor + 2 * product
-    return tailor / torch.where(active > 1e-14 * (learngene + tailor), active, torch.nan)
 
 
 def _mean_of(total: Tensor, count: Tensor) -> Tensor:

@@ -87,8 +87,11 @@ def _classes(found: Inspection) -> RenderableType:
     table = _table("class", *shown)
     for (name, _), *row in zip(listed, *shown.values(), strict=True):
         table.add_row(Text(name), *row)
+    gone = sum(facts.bytes is None for facts in found.classes.values()) if found.kind == "pool" else 0
     measured = len(found.structures[0].tailors) if found.structures else found.tailor_count
     notes = [_more(found).lstrip(", ")] if _more(found) else []
+    if gone:
+        notes.append(f"{gone:,} of {len(found.classes):,} classes have no file here; the bytes above are those here")
     if measured < found.tailor_count:
         notes.append(f"{measured} of {found.tailor_count:,} tailors are measured below (--classes chooses others)")
     return Group(table, *(Text(note) for note in notes), Text())
@@ -116,9 +119,9 @@ def _groups(structure: Structure, every_layer: bool) -> dict[str, list[Layer]]:
 
 def _spectra(groups: dict[str, list[Layer]]) -> Table:
     tailors = any(layer.tailors for layers in groups.values() for layer in layers)
-    heads = ["rank", "eff.", "stable"]
+    heads = ["rank", "effective"]
     if tailors:
-        heads = ["learngene:\nN_G", "eff.", "stable", "tailors:\nN_T", "eff.", "stable"]
+        heads = ["learngene:\nN_G", "effective", "tailors:\nN_T", "effective"]
     table = _table("spectra", "count", "out x in", *heads)
     for name, layers in groups.items():
         own = _ranks_of([layer.shared for layer in layers])
@@ -132,8 +135,7 @@ def _spectra(groups: dict[str, list[Layer]]) -> Table:
 
 
 def _ranks_of(spectra: Sequence[Spectrum]) -> list[str]:
-    effective, stable = (mean([getattr(one, key) for one in spectra]) for key in ("effective_rank", "stable_rank"))
-    return [_span([one.rank for one in spectra]), _decimal(effective, 1), _decimal(stable, 1)]
+    return [_span([one.rank for one in spectra]), _decimal(mean([one.effective_rank for one in spectra]), 1)]
 
 
 def _drift(groups: dict[str, list[Layer]], structure: Structure, canonical: bool) -> RenderableType:
@@ -154,8 +156,8 @@ def _drift(groups: dict[str, list[Layer]], structure: Structure, canonical: bool
 
 
 def _overlap(groups: dict[str, list[Layer]], structure: Structure) -> RenderableType:
-    """Overlaps, how many times those of random spaces they are, and the tailors' shares of energy."""
-    heads = ("two tailors:\nU", "V", "learngene:\nU", "V", "energy:\nshare", "active")
+    """Overlaps, how many times those of random spaces they are, and the tailors' share of energy."""
+    heads = ("two tailors:\nU", "V", "learngene:\nU", "V", "energy\nshare")
     table = _table("overlap", *heads)
     for name, layers in groups.items():
         own = [tailor for layer in layers for tailor in layer.tailors]
@@ -172,7 +174,7 @@ def _overlap(groups: dict[str, list[Layer]], structure: Structure) -> Renderable
             )
             for side in "uv"
         ]
-        table.add_row(name, *cells, _percent(_mean(own, "energy_share")), _percent(_mean(own, "active_share")))
+        table.add_row(name, *cells, _percent(_mean(own, "energy_share")))
     closest = _closest(structure)
     return Group(
         table,

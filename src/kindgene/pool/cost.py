@@ -23,6 +23,9 @@ from kindgene.pool.backbones import TABLE, build_backbone, example_inputs
 from kindgene.pool.config import PoolConfig
 from kindgene.pool.parts import Part
 
+SCALE_BYTES = 4
+"""Of the float32 scale that torchao keeps with each output row of an int8 matrix."""
+
 Rank = int | None
 """Components kept of a part; None: the dense matrix."""
 
@@ -41,7 +44,11 @@ class Cost:
 
 @dataclass(frozen=True, eq=False)
 class CostModel:
-    """Costs of a pool's models of one form and these classes. `itemsize`: bytes a floating-point number is kept in."""
+    """Costs of a pool's models of one form and these classes. `itemsize`: bytes a floating-point number is kept in.
+
+    With `int8` (plain models) the targets' weights take a byte each, and a scale an output row (see `quantize.py`); a
+    scale does not count among the parameters.
+    """
 
     config: PoolConfig
     learngene: State
@@ -49,6 +56,7 @@ class CostModel:
     num_classes: int
     gated: bool
     itemsize: int
+    int8: bool = False
     backbone: nn.Module | None = None
 
     @property
@@ -81,6 +89,13 @@ class CostModel:
             return part.inputs * part.outputs
         return rank * (part.inputs + part.outputs + int(self.gated))
 
+    def learngene_bytes(self, part: Part, rank: Rank) -> int:
+        """Bytes of the same numbers."""
+        numbers = self.learngene_numbers(part, rank)
+        if not self.int8:
+            return numbers * self.itemsize
+        return numbers + SCALE_BYTES * (part.outputs + (rank or 0))
+
     def learngene_macs(self, part: Part, rank: Rank) -> int:
         """Multiply-adds of the same."""
         size = part.inputs * part.outputs if rank is None else rank * (part.inputs + part.outputs)
@@ -96,10 +111,14 @@ class CostModel:
 
     def total(self, ranks: Sequence[Rank], tailor_ranks: Sequence[int], *, macs: bool = True) -> Cost:
         """The whole model's cost: a rank a part, in the order of `parts`; `tailor_ranks` is empty when merged."""
-        numbers = self.fixed + sum(self.learngene_numbers(p, rank) for p, rank in zip(self.parts, ranks, strict=True))
+        own = 0
         if self.gated:
-            numbers += sum(self.tailor_numbers(p, rank) for p, rank in zip(self.parts, tailor_ranks, strict=True))
-        return Cost(numbers, self._macs(ranks, tailor_ranks) if macs else None, numbers * self.itemsize)
+            own = sum(self.tailor_numbers(p, rank) for p, rank in zip(self.parts, tailor_ranks, strict=True))
+        shared = sum(self.learngene_numbers(p, rank) for p, rank in zip(self.parts, ranks, strict=True))
+        numbers = self.fixed + shared + own
+        size = (self.fixed + own) * self.itemsize
+        size += sum(self.learngene_bytes(p, rank) for p, rank in zip(self.parts, ranks, strict=True))
+        return Cost(numbers, self._macs(ranks, tailor_ranks) if macs else None, size)
 
     def _macs(self, ranks: Sequence[Rank], tailor_ranks: Sequence[int]) -> int:
         count = self.probe.fixed_macs

@@ -21,9 +21,13 @@ from kindgene.pool.latency import fit_latency, measure_latency
 from kindgene.pool.parts import Part, gated_parts, merged_parts
 from kindgene.pool.plan import DTYPES, FORMS, Form, Plan
 from kindgene.pool.planner import Importance, energy, make_plan
+from kindgene.pool.quantize import dtype_error, quantize_int8, random_batch
 from kindgene.pool.recombine import assemble, cut_to, gated_model, plain_model, whole_model
 from kindgene.pool.tailor import Tailor
 from kindgene.pool.tensors import state_id
+
+ERROR_BATCHES = 8
+"""Calibration batches that a smaller dtype's error is measured on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,30 +58,45 @@ def plan_for(
     chosen_form = _checked_form(form, classes)
     if chosen_form == "dense" and budget.limits():
         raise ValueError("form='dense' has one size, so no budget can be met by it; use form='merged'")
-    name = str(floating_dtype(pieces.learngene)).removeprefix("torch.") if dtype is None else dtype
+    own = str(floating_dtype(pieces.learngene)).removeprefix("torch.")
+    name = own if dtype is None else dtype
     if name not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    gated, int8 = chosen_form == "gated", name == "int8"
+    if int8 and gated:
+        raise ValueError("dtype='int8' is for plain models, whose layers torchao knows: use form='merged' or 'dense'")
     parts = pieces.parts(chosen_form)
-    itemsize = getattr(torch, name).itemsize
-    gated = chosen_form == "gated"
-    costs = CostModel(pieces.config, pieces.learngene, parts, len(classes), gated, itemsize, backbone)
-    importance = energy(parts)
-    if calibration is not None:
-        importance = _measured(pieces, classes, parts, gated, calibration, backbone)
+    itemsize = getattr(torch, own if int8 else name).itemsize
+    costs = CostModel(pieces.config, pieces.learngene, parts, len(classes), gated, itemsize, int8, backbone)
+    importance, batches = energy(parts), None if calibration is None else list(calibration)
+    if batches is not None:
+        importance = _measured(pieces, classes, parts, gated, batches, backbone)
 
     def within(limits: Budget) -> Plan:
         return make_plan(costs, classes, chosen_form, name, limits, importance)
-
-    if budget.max_latency_ms is None:
-        return within(budget)
 
     def latency(plan: Plan) -> float:
         model = build(pieces, plan, backbone)
         inputs = example_inputs(pieces.config.backbone, getattr(model, "module", model))
         return measure_latency(model, inputs, device)
 
-    found, milliseconds = fit_latency(within, latency, budget)
-    return replace(found, latency_ms=milliseconds, device=device, budget=budget.limits())
+    if budget.max_latency_ms is None:
+        found = within(budget)
+    else:
+        found, milliseconds = fit_latency(within, latency, budget)
+        found = replace(found, latency_ms=milliseconds, device=device, budget=budget.limits())
+    if name == own or not costs.counts_macs:
+        return found
+    return replace(found, error=_error_of(pieces, found, own, batches, backbone))
+
+
+def _error_of(
+    pieces: PoolPieces, plan: Plan, own: str, batches: Sequence[Batch] | None, backbone: nn.Module | None
+) -> float:
+    """What the plan's dtype does to the output: on calibration batches, else on random images (see quantize.py)."""
+    model, small = build(pieces, replace(plan, dtype=own), backbone), build(pieces, plan, backbone)
+    random = [random_batch(pieces.config.backbone, model, len(plan.classes))]
+    return dtype_error(model, small, random if batches is None else batches[:ERROR_BATCHES])
 
 
 def build(pieces: PoolPieces, plan: Plan, backbone: nn.Module | None = None) -> nn.Module:
@@ -88,7 +107,10 @@ def build(pieces: PoolPieces, plan: Plan, backbone: nn.Module | None = None) -> 
     else:
         parts = pieces.parts(plan.form)
         model = plain_model(pieces.config, pieces.learngene, pieces.tailors[0], parts, plan, backbone)
-    return cast(model, getattr(torch, plan.dtype)).requires_grad_(False).eval()
+    model = model.requires_grad_(False).eval()
+    if plan.dtype == "int8":
+        return quantize_int8(model, plan.ranks.keys())
+    return cast(model, getattr(torch, plan.dtype))
 
 
 def cut_pool(pieces: PoolPieces, plan: Plan) -> tuple[PoolConfig, State, list[Tailor]]:

@@ -17,7 +17,7 @@ FORMAT_VERSION = 1
 
 Form = Literal["gated", "merged", "dense"]
 FORMS: tuple[Form, ...] = ("gated", "merged", "dense")
-DTYPES = ("float32", "float64", "bfloat16", "float16")
+DTYPES = ("float32", "float64", "bfloat16", "float16", "int8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,8 @@ class Plan:
     count together. `tailor_ranks`: the same of every tailor, {} when merged. `dtype` is what the model is kept in.
     `loss` says what the plan is expected to cost in quality, by `measure`: ``"energy"``, the largest share of a
     matrix's energy that is dropped, or ``"output"``, the relative squared change of the model's output on calibration
-    data, to first order. `budget` holds the limits asked for. `latency_ms` was measured on `device`.
+    data, to first order. `budget` holds the limits asked for. `latency_ms` was measured on `device`; `error` is the
+    measured change of the output, relative to its norm, by a dtype other than the pool's (int8: the targets' weights).
     """
 
     learngene_id: str
@@ -43,6 +44,7 @@ class Plan:
     budget: Mapping[str, float] = field(default_factory=dict)
     latency_ms: float | None = None
     device: str | None = None
+    error: float | None = None
 
     def __str__(self) -> str:
         cost = self.cost
@@ -54,7 +56,8 @@ class Plan:
             f"{cost.parameters:,} parameters, {cost.bytes:,} bytes"
             + ("" if cost.macs is None else f", {cost.macs:,} multiply-adds a forward")
             + ("" if self.latency_ms is None else f", {self.latency_ms:.2f} ms a forward on {self.device}"),
-            f"expected loss {self.loss:.3g} ({self.measure})",
+            f"expected loss {self.loss:.3g} ({self.measure})"
+            + ("" if self.error is None else f", measured error of {self.dtype} {self.error:.2g} of the output"),
         ]
         width = max(map(len, self.ranks))
         for target, ranks in self.ranks.items():

@@ -98,7 +98,8 @@ def _learngene_item(costs: CostModel, part: Part, worth: Tensor, form: Form, mac
     products = [costs.learngene_macs(part, kept) if macs else 0 for kept in ranks]
     tails = _tails(worth)
     losses = [0.0 if kept is None else float(tails[kept]) for kept in ranks]
-    return Item((part.target, part.index), tuple(ranks), _costs(costs, numbers, products), np.array(losses))
+    sizes = [costs.learngene_bytes(part, kept) for kept in ranks]
+    return Item((part.target, part.index), tuple(ranks), _costs(numbers, products, sizes), np.array(losses))
 
 
 def _tailor_item(costs: CostModel, parts: Sequence[Part], importance: Importance, macs: bool) -> Item:
@@ -110,11 +111,13 @@ def _tailor_item(costs: CostModel, parts: Sequence[Part], importance: Importance
     tails = [_tails(importance.values[part.target, part.index][1]) for part in parts]
     share = 1.0 if importance.additive else 1.0 / len(parts)
     losses = [share * sum(float(tail[min(len(tail) - 1, kept)]) for tail in tails) for kept in ranks]
-    return Item((parts[0].target, TAILOR), ranks, _costs(costs, numbers, products), np.array(losses))
+    sizes = [count * costs.itemsize for count in numbers]
+    return Item((parts[0].target, TAILOR), ranks, _costs(numbers, products, sizes), np.array(losses))
 
 
-def _costs(costs: CostModel, numbers: Sequence[int], macs: Sequence[int]) -> Floats:
-    return np.array([[n, m, n * costs.itemsize] for n, m in zip(numbers, macs, strict=True)], dtype=np.float64)
+def _costs(numbers: Sequence[int], macs: Sequence[int], sizes: Sequence[int]) -> Floats:
+    """[choices, RESOURCES]."""
+    return np.array(list(zip(numbers, macs, sizes, strict=True)), dtype=np.float64)
 
 
 def _tails(worth: Tensor) -> Tensor:

@@ -247,7 +247,7 @@ def new_decomposable(settings: DemoSettings, seed: int, targets: str | None = No
 
 
 def _one_class_shares(settings: DemoSettings, dense: int) -> dict[str, float]:
-    """Parameters of a one-class model against the dense twin's, for either choice of targets (they need no training)."""
+    """Parameters of a one-class model against the dense twin's, for either choice of targets (nothing is trained)."""
     shares = {}
     for targets in ("paper", "paper+adaln"):
         pool = new_decomposable(settings, 0, targets).decompose(BASE)
