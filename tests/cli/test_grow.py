@@ -1,4 +1,4 @@
-"""kindgene add, remove, merge, verify: pools grow and shrink in place, and every refusal leaves them as they were."""
+"""kindgene add, remove, merge, verify, push: pools change in place, and every refusal leaves them as they were."""
 
 import shutil
 
@@ -48,6 +48,30 @@ def test_merge_takes_what_grew_elsewhere(kindgene, pool, tmp_path):
     assert "4 classes, 1 of them new" in kindgene("merge", pool, other, "--classes", "7").out
     kindgene("verify", pool)
     assert torch.equal(outputs(pool, ["7", "0"]), outputs(other, ["7", "0"]))
+
+
+@pytest.fixture
+def on_the_hub(shared_pool, monkeypatch, tmp_path):
+    """The shared pool as the repository user/pool."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("kindgene.pool.hub.fetch", lambda name, *rest: {"user/pool": shared_pool}[name])
+
+
+def test_a_hub_id_can_be_merged_from(kindgene, on_the_hub, pool):
+    kindgene("remove", pool, "--classes", "0,2")
+    assert "2 classes, 1 of them new" in kindgene("merge", pool, "user/pool", "--classes", "2").out
+    assert Pool.from_pretrained(pool).classes == ("1", "2")
+    kindgene("verify", pool)
+
+
+def test_tailors_are_trained_beside_a_learngene_of_the_hub_but_not_added_to_it(kindgene, refused, on_the_hub, pool):
+    new = ("user/pool", "--classes", "6", *SMALL, "--out", "run")
+    for adding in (("add", *new), ("transfer", *new, "--add")):
+        assert "user/pool is on the Hub, and tailors are added to a folder" in refused(*adding)
+    told = kindgene("transfer", *new).out
+    assert "--resume --add adds its tailors to a folder with the learngene of user/pool" in told
+    kindgene("add", pool, *new[1:], "--resume")
+    assert Pool.from_pretrained(pool).classes == ("0", "1", "2", "6")
 
 
 def test_a_pool_in_which_nothing_is_wrong(kindgene, shared_pool):

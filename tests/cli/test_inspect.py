@@ -5,9 +5,12 @@ import time
 
 import pytest
 import safetensors.torch
+import torch
 from PIL import Image
 
 from kindgene import Pool
+from kindgene.core.components import compose
+from kindgene.evaluation.matrices import pool_matrices
 from kindgene.files import read_json, write_json
 
 
@@ -67,10 +70,12 @@ def test_a_saved_model(kindgene, shared_pool, tmp_path, form):
     facts = facts_of(kindgene, tmp_path / "one")
     assert (facts["kind"], list(facts["classes"])) == ("model", ["1"])
     (structure,) = facts["structures"]
-    pool = facts_of(kindgene, shared_pool, "--classes", "1")["structures"][0]
-    for whole, split in zip(structure["layers"], pool["layers"], strict=True):
-        active = split["tailors"][0]["energy"] / split["tailors"][0]["active_share"]
-        assert whole["shared"]["energy"] == pytest.approx(active, rel=1e-4)  # learngene and tailor, added
+    pool = Pool.from_pretrained(shared_pool, classes=["1"])
+    for layer, matrix in zip(structure["layers"], pool_matrices(pool), strict=True):
+        assert (layer["target"], layer["part"]) == (matrix.target, matrix.part)
+        weight = compose(matrix.shared) + compose(matrix.tailors)[0]
+        found, expected = layer["shared"]["singular_values"], torch.linalg.svdvals(weight.double()).tolist()
+        assert found == pytest.approx(expected[: len(found)], rel=1e-4, abs=1e-6)
     assert {tuple(ranks) for ranks in facts["ranks"].values()} == (
         {(None, None, None), (None,)} if form == "dense" else {tuple(ranks) for ranks in facts["ranks"].values()}
     )
@@ -128,6 +133,7 @@ def test_what_is_refused(refused, merged, run, pool, tmp_path):
     assert "is not a folder" in refused("inspect", tmp_path / "nowhere")
     assert "holds neither a pool" in refused("inspect", tmp_path)
     assert "must end in .png" in refused("inspect", pool, "--plot", tmp_path / "s.svg")
+    assert "--layers is about the printed tables" in refused("inspect", pool, "--layers", "--json")
     assert "nothing to --plot" in refused("inspect", pool, "--sizes", "--plot", tmp_path / "s.png")
     assert "no class '9'" in refused("inspect", pool, "--classes", "9")
     assert "no class '9'" in refused("inspect", run, "--classes", "9")

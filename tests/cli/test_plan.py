@@ -39,6 +39,18 @@ def test_json_calibration_and_the_curve(kindgene, shared_pool, tmp_path):
     assert "ms a forward on cpu" in measured
 
 
+def test_int8_is_planned_and_not_saved(kindgene, refused, shared_pool, tmp_path):
+    pytest.importorskip("torchao")
+    asked = (*ONE, "--form", "merged", "--dtype", "int8")
+    told = kindgene("plan", shared_pool, *asked, "--out", tmp_path / "one.json").out
+    assert "in int8" in told
+    assert "measured error of int8" in told
+    out = ("--out", tmp_path / "one")
+    assert kindgene("recombine", shared_pool, *asked, *out, "--dry-run").out == told
+    assert "int8 models are not saved" in refused("recombine", shared_pool, "--plan", tmp_path / "one.json", *out)
+    assert not (tmp_path / "one").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -55,6 +67,7 @@ def test_json_calibration_and_the_curve(kindgene, shared_pool, tmp_path):
         (("--classes", "nobody"), "no class 'nobody'"),
         (("--form", "dense", "--max-params", "1M"), "one size"),
         (("--dtype", "int7"), "dtype must be one of"),
+        (("--dtype", "int8"), "use form='merged' or 'dense'"),
         (("--calibrate", "nowhere"), "neither a folder nor"),
         (("--calibrate", "glyphs"), "no class|glyph"),
         (("--pareto", "curve.jpg"), "must end in .png"),

@@ -107,6 +107,7 @@ def test_a_name_with_a_comma(kindgene, fish_pool, tmp_path):
         (("--classes", "0", "--max-bytes", "9"), "impossible"),
         (("--classes", "0", "--form", "dense", "--max-macs", "1M"), "one size"),
         (("--classes", "0", "--dtype", "int7"), "dtype must be one of"),
+        (("--classes", "0", "--dtype", "int8", "--form", "merged"), 'pool.recombine(..., form="merged", dtype="int8")'),
         (("--classes", "0", "--device", "abacus"), "no device 'abacus'"),
         (("--classes", "0", "--device", "meta"), "meta device"),
         (("--classes", "0", "--max-params", "10"), "impossible"),

@@ -1,6 +1,5 @@
 """inspect_path: what it opens, how many tailors it looks at, and what it refuses."""
 
-import itertools
 import json
 import shutil
 
@@ -9,8 +8,9 @@ import torch
 from torch import nn
 
 from kindgene import DiT, KindConfig, Pool, TrainConfig, load_digits, make_decomposable, train
+from kindgene.evaluation import inspect_run
 from kindgene.evaluation.inspect_path import inspect_path
-from kindgene.evaluation.inspection import MEASURED, evenly_spaced
+from kindgene.evaluation.inspection import MEASURED
 from kindgene.files import read_json, write_json
 from kindgene.training.checkpoint import save_checkpoint
 
@@ -63,19 +63,8 @@ def test_of_many_tailors_some_are_measured(many):
     assert len(found.structures[0].overlap_u) == MEASURED
 
 
-def test_evenly_spaced():
-    assert evenly_spaced(3) == [0, 1, 2]
-    assert evenly_spaced(32) == list(range(32))
-    for count in (33, 64, 1000):
-        chosen = evenly_spaced(count)
-        assert len(set(chosen)) == 32
-        assert (chosen[0], max(chosen) < count) == (0, True)
-        gaps = {b - a for a, b in itertools.pairwise(chosen)}
-        assert max(gaps) - min(gaps) <= 1
-
-
 def test_named_classes_alone_are_opened(many, tmp_path):
-    """All other tailors are gone; sizes are told of what is here."""
+    """All other tailors are gone; sizes are told of what is here. What is to be measured must be here."""
     pool = shutil.copytree(many, tmp_path / "pool")
     wanted = ["class 60", "class 3"]
     config = Pool.from_pretrained(many, classes=wanted).config
@@ -88,9 +77,12 @@ def test_named_classes_alone_are_opened(many, tmp_path):
     assert found.classes["class 3"].bytes > 0
     assert found.classes["class 4"].bytes is None
     assert found.structures == inspect_path(many, wanted).structures
-    for arguments in ({}, {"classes": ["class 4"]}, {"listing": True}):
-        with pytest.raises(ValueError, match=r"tailors.*safetensors (is missing|cannot be read)"):
-            inspect_path(pool, **arguments)
+    listed = inspect_path(pool, listing=True)
+    assert listed.bytes == sum(path.stat().st_size for path in pool.rglob("*.safetensors"))
+    assert sum(facts.bytes is not None for facts in listed.classes.values()) == 2
+    for asked in (None, ["class 4"]):
+        with pytest.raises(ValueError, match=r"tailors.*safetensors is missing"):
+            inspect_path(pool, asked)
 
 
 def test_classes_that_share_a_tailor(tmp_path):
@@ -140,11 +132,13 @@ def test_a_pool_of_any_backbone(tmp_path):
     assert layers == [("first", "first", 8, 6), ("second", "second", 5, 8)]
 
 
-def test_a_run_is_its_latest_whole_checkpoint(run, tmp_path, caplog):
+def test_a_run_is_its_latest_whole_checkpoint(run, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(inspect_run, "LOSSES", 3)
     found = inspect_path(run.out)
     losses = list(run.losses)
     assert (found.kind, found.record["step"], found.record["steps"]) == ("run", 4, 4)
-    assert found.record["loss_first"] == found.record["loss_last"] == pytest.approx(sum(losses) / 4)
+    told = (found.record["loss_first"], found.record["loss_last"])
+    assert told == pytest.approx((sum(losses[:3]) / 3, sum(losses[1:]) / 3))
     copy = shutil.copytree(run.out, tmp_path / "run")
     model = copy / "checkpoints" / "step-00000004" / "model.safetensors"
     model.write_bytes(model.read_bytes()[:-1])
@@ -216,6 +210,9 @@ def test_what_is_refused(many, run, tmp_path):
         inspect_path(tmp_path)
     write_json(tmp_path / "config.json", {"_class_name": "UNet2DModel"})
     with pytest.raises(ValueError, match="holds a UNet2DModel"):
+        inspect_path(tmp_path)
+    write_json(tmp_path / "config.json", {"_class_name": "DiT"})
+    with pytest.raises(ValueError, match="but no weights"):
         inspect_path(tmp_path)
     write_json(tmp_path / "config.json", ["no pool"])
     with pytest.raises(ValueError, match="is not a pool's config"):

@@ -10,10 +10,10 @@ import scipy.linalg
 import torch
 
 from kindgene import DiT, KindConfig, make_decomposable
-from kindgene.core.components import compose
+from kindgene.core.components import Components, compose
 from kindgene.core.pieces import layer_components, split
-from kindgene.evaluation.layers import ANGLES, measure
-from kindgene.evaluation.matrices import kind_of, plain_matrices, pool_matrices, short_name, trained_matrices
+from kindgene.evaluation.layers import ANGLES, evenly_spaced, measure
+from kindgene.evaluation.matrices import Matrix, kind_of, plain_matrices, pool_matrices, short_name, trained_matrices
 
 CLASSES = ("a", "b", "c")
 LEARNGENE, TAILOR = 5, 3
@@ -83,7 +83,19 @@ def test_spectra_energies_and_shares(model, measured):
             np.testing.assert_allclose(tailor.singular_values, np.linalg.svd(own, compute_uv=False)[:TAILOR], rtol=1e-5)
             energy = (own**2).sum()
             assert tailor.energy_share == pytest.approx(energy / ((shared**2).sum() + energy), rel=1e-5)
-            assert tailor.active_share == pytest.approx(energy / ((shared + own) ** 2).sum(), rel=1e-4)
+
+
+def test_drift_is_that_of_the_components_as_trained(model, measured):
+    def expected(rows):
+        unit = rows.double().numpy() / np.linalg.norm(rows.double().numpy(), axis=-1, keepdims=True)
+        cosines = (unit @ unit.T)[~np.eye(len(unit), dtype=bool)]
+        return pytest.approx(np.sqrt((cosines**2).mean()), rel=1e-5)
+
+    for layer, matrix in zip(measured.layers, matrices_of(model), strict=True):
+        assert (layer.shared.drift_u, layer.shared.drift_v) == (expected(matrix.shared.u), expected(matrix.shared.v))
+        for place, tailor in enumerate(layer.tailors):
+            assert tailor.drift_u == expected(matrix.tailors.u[place])
+            assert tailor.drift_v == expected(matrix.tailors.v[place])
 
 
 def test_overlaps_and_angles(model, measured):
@@ -132,7 +144,7 @@ def test_canonical_form_changes_drift_alone(model, measured):
         assert after.shared.singular_values == pytest.approx(before.shared.singular_values, rel=1e-4)
         assert after.shared.effective_rank == pytest.approx(before.shared.effective_rank, rel=1e-4)
         assert after.pairs.overlap_u == pytest.approx(before.pairs.overlap_u, rel=1e-3)
-        assert after.tailors[0].active_share == pytest.approx(before.tailors[0].active_share, rel=1e-3)
+        assert after.tailors[0].energy_share == pytest.approx(before.tailors[0].energy_share, rel=1e-3)
 
 
 def test_tailors_that_are_still_zero():
@@ -149,6 +161,33 @@ def test_tailors_that_are_still_zero():
     json.dumps(asdict(found), allow_nan=False)
 
 
+def test_tailors_of_several_ranks():
+    """Padded to the widest; every one is measured with its own rank, and two as the smaller has it."""
+    ranks, generator = (1, 3, 2), torch.Generator().manual_seed(5)
+    shared = Components(*(torch.randn(*shape, generator=generator) for shape in ((4, 11), (4,), (4, 9))))
+    own = Components(*(torch.randn(*shape, generator=generator) for shape in ((3, 3, 11), (3, 3), (3, 3, 9))))
+    for factor in own:
+        for one, rank in zip(factor, ranks, strict=True):
+            one[rank:] = 0.0
+    (layer,) = (found := measure("raw", [Matrix("w", 0, 1, shared, own, ranks)], [["a"], ["b"], ["c"]])).layers
+    matrices = compose(own).double().numpy()
+    bases = [spaces(one, rank)[1] for one, rank in zip(matrices, ranks, strict=True)]
+    pairs = [scipy.linalg.subspace_angles(a, b)[::-1] for a, b in itertools.combinations(bases, 2)]
+    overlaps = [(np.cos(pair) ** 2).mean() for pair in pairs]
+    for tailor, rank, matrix in zip(layer.tailors, ranks, matrices, strict=True):
+        expected = np.linalg.svd(matrix, compute_uv=False)[:rank]
+        np.testing.assert_allclose(tailor.singular_values, expected, rtol=1e-5)
+    assert layer.pairs.overlap_v == pytest.approx(np.mean(overlaps), rel=1e-5)
+    assert layer.pairs.random_v == pytest.approx(np.mean([3, 2, 3]) / 9)
+    angles = [np.mean([pair[0] for pair in pairs]), pairs[2][1]]  # of which only the last pair has two
+    *found_angles, none = layer.pairs.angles_v
+    assert (found_angles, none) == (pytest.approx(np.rad2deg(angles).tolist(), rel=1e-4), None)
+    assert found.overlap_v[1][2] == pytest.approx(overlaps[2], rel=1e-5)
+    base = spaces(compose(shared).double().numpy(), 4)[0]
+    cosines = np.cos(scipy.linalg.subspace_angles(spaces(matrices[2], 2)[0], base))
+    assert layer.tailors[2].learngene_overlap_u == pytest.approx((cosines**2).mean(), rel=1e-5)
+
+
 def test_one_tailor_has_no_pair(model):
     found = measure("raw", matrices_of(model, rows=(1,)), [["b"]])
     assert {layer.pairs for layer in found.layers} == {None}
@@ -159,6 +198,15 @@ def test_one_tailor_has_no_pair(model):
 def test_no_tailor_at_all(model):
     found = measure("raw", matrices_of(model, rows=()), [])
     assert (found.tailors, found.overlap_u, found.layers[0].tailors) == ([], [], [])
+
+
+def test_evenly_spaced():
+    assert (evenly_spaced(0, 32), evenly_spaced(3, 32), evenly_spaced(32, 32)) == ([], [0, 1, 2], list(range(32)))
+    for count in (33, 64, 1000):
+        chosen = evenly_spaced(count, 32)
+        assert (len(set(chosen)), chosen[0], max(chosen) < count) == (32, 0, True)
+        gaps = {b - a for a, b in itertools.pairwise(chosen)}
+        assert max(gaps) - min(gaps) <= 1
 
 
 def test_angles_of_many_tailors_are_those_of_some():

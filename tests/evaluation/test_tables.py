@@ -50,10 +50,11 @@ def test_the_numbers_are_those_measured(found):
 
     spectra, overlap = row(lines, "spectra", "fc1"), row(lines, "overlap", "fc1")
     assert spectra[1:7] == ["2", "128", "x", "32", "4", f"{average(lambda x: x.shared.effective_rank):.1f}"]
+    assert spectra[7:] == ["2", f"{average(lambda x: sum(one.effective_rank for one in x.tailors) / 3):.1f}"]
     assert overlap[1] == f"{average(lambda x: x.pairs.overlap_u):.3f}"
     assert overlap[2] == f"{average(lambda x: x.pairs.overlap_u) / average(lambda x: x.pairs.random_u):.1f}x"
     share = average(lambda x: sum(tailor.energy_share for tailor in x.tailors) / 3)
-    assert overlap[-2] == f"{100 * share:.1f}%"
+    assert overlap[-1] == f"{100 * share:.1f}%"
     assert any(line.startswith("drift from orthogonality") and "canonical" in line for line in lines)
     assert any(f"{found.parameters:,} parameters" in line for line in lines)
 
@@ -96,6 +97,13 @@ def test_long_lists_are_cut(tmp_path):
     assert "and 5 more classes (--json lists all)" in lines
     assert f"32 of {CLASSES + 5} tailors are measured below (--classes chooses others)" in lines
     assert not any(line.strip().startswith(f"n{CLASSES} ") for line in lines)
+
+
+def test_a_pool_that_is_here_in_part(found):
+    gone = {name: replace(facts, bytes=None) for name, facts in list(found.classes.items())[:2]}
+    lines = text_of(replace(found, classes=found.classes | gone))
+    assert "2 of 3 classes have no file here; the bytes above are those here" in lines
+    assert not any("no file here" in line for line in text_of(found))
 
 
 def test_one_class(tmp_path):

@@ -159,6 +159,12 @@ def dit():
 
 
 @pytest.fixture(scope="session")
+def case_of():
+    """A row of the table in a dtype of the test's own choice."""
+    return Case
+
+
+@pytest.fixture(scope="session")
 def names():
     """Names of five classes that differ in case and in Unicode form only, or are no good as file names."""
     return NAMES

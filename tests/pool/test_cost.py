@@ -8,8 +8,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from kindgene.pool.backbones import example_inputs
-from kindgene.pool.cost import probe_backbone
+from kindgene.pool.cost import CostModel, probe_backbone
 from kindgene.pool.latency import forward
+from kindgene.pool.planner import _items, energy
+from kindgene.pool.pool import Pool
 
 NAMES = ["a", "b", "c", "d", "e"]
 
@@ -85,6 +87,33 @@ def test_a_part_that_is_cheaper_dense_is_kept_dense(dit):
         dit.check(dit.run(model, labels), dit.run(expected, [0, 1, 5, 0, 1, 5]))
     with pytest.raises(ValueError, match="cannot be taken apart again"):
         model.decompose(["a", "b"])
+
+
+def test_int8_bytes_are_a_byte_a_weight_and_five_a_row(dit):
+    pool = dit.model().decompose(NAMES)
+    part = Pool._pieces(pool, ["a"]).parts("merged")[0]
+    assert (part.inputs, part.outputs) == (16, 16)
+    costs = CostModel(pool.config, pool.learngene, [part], 1, gated=False, itemsize=4, int8=True)
+    assert costs.learngene_bytes(part, None) == 16 * 16 + 16 * (4 + 1)
+    assert costs.learngene_bytes(part, 3) == 3 * (16 + 16) + (3 + 16) * (4 + 1)
+    assert costs.learngene_bytes(part, 1) == (16 + 5) + 16 * 4  # one column stays as it is
+    assert costs.learngene_numbers(part, 3) == 3 * (16 + 16)
+    rest = costs.total([None], []).bytes - costs.learngene_bytes(part, None)
+    assert rest == 4 * costs.fixed > 0
+
+
+def test_a_thin_pair_whose_scales_make_it_larger_is_no_choice_in_int8(dit):
+    """Rank 7 of 16 x 16: 224 numbers of 256, and 339 bytes of 336. Every step must free something of every limit."""
+    pool = dit.model(learngene_rank=4, tailor_rank=3).decompose(NAMES)
+    parts = Pool._pieces(pool, ["a"]).parts("merged")
+    firsts = set()
+    for int8 in (False, True):
+        costs = CostModel(pool.config, pool.learngene, parts, 1, gated=False, itemsize=4, int8=int8)
+        for part, item in zip(parts, _items(costs, energy(parts), "merged", macs=True), strict=True):
+            assert (item.costs[1:] < item.costs[:-1]).all()
+            if (part.inputs, part.outputs) == (16, 16):
+                firsts.add((int8, item.ranks[0]))
+    assert firsts == {(False, 7), (True, None)}
 
 
 def test_the_probe_counts_tokens_and_needs_no_memory(dit):

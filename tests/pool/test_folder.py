@@ -28,7 +28,12 @@ from kindgene.pool.pool import Pool
 os.fsync = lambda handle: None  # the system keeps what a killed process wrote; flushes cost most of the time
 folder = Path(sys.argv[1])
 old = Pool.from_pretrained(folder).classes
-fresh = {name: Pool.from_pretrained(folder).transfer([name]) for name in ("new", "left", "right")}
+fresh = {name: Pool.from_pretrained(folder).transfer([name]) for name in ("new", "newer", "left", "right")}
+other = Pool.from_pretrained(folder, learngene_only=True)  # what is merged: two classes at once
+other.path = None
+for name in ("new", "newer"):
+    other.add(fresh[name])
+gained = {"add": ["new"], "merge": ["new", "newer"], "remove": ["new"]}
 
 
 def forked(work):
@@ -56,15 +61,17 @@ def names():
 
 
 def state():
-    """What can be opened now, and which files are there; then the old classes again, everything swept."""
+    """What can be opened now, and which files are there; then the old classes again, verified after each write."""
     try:
         opened = Pool.from_pretrained(folder)
+        found = {"classes": opened.classes, "files": names()}
+        if opened.classes == old:
+            opened.add(fresh["new"])
+            opened.verify()
+        opened.remove([name for name in opened.classes if name not in old])
+        opened.verify()
     except Exception as error:
         return {"error": repr(error)}
-    found = {"classes": opened.classes, "files": names()}
-    if "new" not in opened.classes:
-        opened.add(fresh["new"])
-    opened.remove(["new"])
     return {**found, "swept": names()}
 
 
@@ -103,30 +110,34 @@ def killed_at(call):
         setattr(owner, name, guarded(getattr(owner, name)))
 
 
-def change(verb):
-    pool = Pool.from_pretrained(folder)
-    pool.add(fresh["new"]) if verb == "add" else pool.remove(["new"])
+def change(verb, pool):
+    if verb == "add":
+        pool.add(fresh["new"])
+    elif verb == "merge":
+        pool.merge(other, gained[verb])
+    else:
+        pool.remove(["new"])
 
 
 report = {"before": names(), "old": old, "steps": {}, "random": [], "races": []}
 
-for verb in ("add", "remove"):
+for verb in gained:
     found = report["steps"][verb] = []
     for call in itertools.count(1):
         if verb == "remove":
             Pool.from_pretrained(folder).add(fresh["new"])
-        how = ended(forked(lambda: (killed_at(call), change(verb))))
+        how = ended(forked(lambda: (killed_at(call), change(verb, Pool.from_pretrained(folder)))))
         found.append({"ended": how, **state()})
         if how != -signal.SIGKILL:
             break
 
 choose = random.Random(0)
-for _ in range(50):
+for verb in ["add", "merge"] * 25:
     def loop():
         pool = Pool.from_pretrained(folder)
         for turn in itertools.count():
-            pool.add(fresh["new"])
-            pool.remove(["new"])
+            change(verb, pool)
+            pool.remove(gained[verb])
             if turn == 0:
                 os.write(ready[1], b"x")
 
@@ -135,7 +146,7 @@ for _ in range(50):
     os.read(ready[0], 1)
     time.sleep(choose.uniform(0, 0.08))
     os.kill(child, signal.SIGKILL)
-    report["random"].append({"ended": ended(child), **state()})
+    report["random"].append({"verb": verb, "ended": ended(child), **state()})
 
 for race in range(8):
     def adds(name):
@@ -151,6 +162,7 @@ for race in range(8):
     os.write(go[1], b"xx")
     ends = [ended(child) for child in children]
     after = Pool.from_pretrained(folder)
+    after.verify()
     added = sorted(set(after.classes) - set(old))
     report["races"].append({"ends": ends, "added": added, "files": names()})
     after.remove(added)
@@ -173,34 +185,39 @@ def crashes(saved, tmp_path_factory):
     return json.loads((place / "report.json").read_text())
 
 
-def check_survived(crashes, found):
-    """The pool opened, with the old classes or one more, and the next write swept what was left."""
-    assert "error" not in found
-    assert found["classes"] in (crashes["old"], [*crashes["old"], "new"])
+def check_survived(crashes, found, verb):
+    """The pool opened, with the old classes or all the new ones; after the next write it was whole, and swept."""
+    assert found.get("error") is None
+    gained = ["new", "newer"] if verb == "merge" else ["new"]
+    assert found["classes"] in (crashes["old"], [*crashes["old"], *gained])
     assert found["swept"] == crashes["before"]
 
 
-@pytest.mark.parametrize("verb", ["add", "remove"])
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["add", "merge", "remove"])
 def test_a_process_killed_at_any_step_leaves_the_old_pool_or_the_new_one(crashes, verb):
     *killed, last = crashes["steps"][verb]
     assert len(killed) > 10
     assert {found["ended"] for found in killed} == {-9}
     assert last["ended"] == 0
     for found in [*killed, last]:
-        check_survived(crashes, found)
-    order = [("new" in found["classes"]) == (verb == "add") for found in [*killed, last]]
+        check_survived(crashes, found, verb)
+    order = [("new" in found["classes"]) == (verb != "remove") for found in [*killed, last]]
     assert order == sorted(order)  # not done, not done, ..., done, done: there is one commit point
     assert any(".tmp-" in file for found in killed for file in found["files"])
     assert any(len(found["files"]) > len(crashes["before"]) for found in killed if found["classes"] == crashes["old"])
 
 
+@pytest.mark.slow
 def test_a_process_killed_at_a_random_moment_leaves_a_whole_pool(crashes):
+    """While it adds and removes, or merges and removes."""
     assert len(crashes["random"]) == 50
     for found in crashes["random"]:
         assert found["ended"] == -9
-        check_survived(crashes, found)
+        check_survived(crashes, found, found["verb"])
 
 
+@pytest.mark.slow
 def test_two_processes_that_add_at_the_same_time_both_land(crashes):
     assert len(crashes["races"]) == 8
     for race in crashes["races"]:

@@ -22,7 +22,7 @@ class FakeHub:
     """Serves folders as repositories, as far as downloading a file goes; notes what was fetched."""
 
     def __init__(self):
-        self.repositories, self.fetched = {}, []
+        self.repositories, self.fetched, self.broken = {}, [], {}
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -31,6 +31,12 @@ class FakeHub:
 
             def do_GET(self):
                 self.answer(body=True)
+
+            def do_POST(self):
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.send_response(401)  # nobody may write here
+                self.send_header("Content-Length", "0")
+                self.end_headers()
 
             def answer(self, body):
                 name, _, rest = self.path.lstrip("/").partition("/resolve/")
@@ -41,6 +47,10 @@ class FakeHub:
                     self.refuse("RevisionNotFound")
                 elif not (path := outer.repositories[name] / file).is_file():
                     self.refuse("EntryNotFound")
+                elif file in outer.broken:
+                    self.send_response(outer.broken[file])
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
                 else:
                     data = path.read_bytes()
                     self.send_response(200)
@@ -63,7 +73,7 @@ class FakeHub:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
     def address(self):
@@ -104,12 +114,12 @@ def test_only_what_is_needed_is_fetched(fake_hub, saved, dit):
 
 
 def test_the_learngene_alone_can_be_fetched_and_grown_in_memory(fake_hub, saved, scatter, tmp_path):
-    fake_hub.repositories["pool"] = saved
-    pool = Pool.from_pretrained("pool", learngene_only=True)
+    fake_hub.repositories["user/pool"] = saved
+    pool = Pool.from_pretrained("user/pool", learngene_only=True)
     assert sorted(fake_hub.fetched) == ["config.json", "learngene.safetensors"]
     pool.add(scatter(pool.transfer(["new"])))
     assert pool.loaded == ("new",)
-    whole = Pool.from_pretrained("pool")
+    whole = Pool.from_pretrained("user/pool")
     whole.save_pretrained(tmp_path / "mine")
     whole.remove(["cat"])
     assert "cat" not in Pool.from_pretrained(tmp_path / "mine").classes
@@ -127,6 +137,8 @@ def test_the_learngene_alone_can_be_fetched_and_grown_in_memory(fake_hub, saved,
         ("user/changed", {}, "is not the file this pool was written with"),
         ("no/such/folder", {}, "is not a folder"),
         ("../pool", {}, "is not a folder"),
+        ("nowhere", {}, "is not a folder"),
+        ("part/pool", {}, "is not a folder"),  # part is a folder here: a mistyped path
     ],
 )
 def test_what_cannot_be_opened_is_told_in_a_line(fake_hub, saved, tmp_path, name, options, told):
@@ -155,6 +167,36 @@ def test_offline_the_cache_is_used_and_its_lack_is_told(fake_hub, saved, monkeyp
         with pytest.raises(ValueError, match=r"there is no folder 'user/.*' here, and on the Hub it cannot be"):
             Pool.from_pretrained(name, classes=classes)
     assert not fake_hub.fetched
+
+
+def test_a_file_that_the_hub_refuses_is_told_in_a_line(fake_hub, saved):
+    fake_hub.repositories["user/pool"] = saved
+    fake_hub.broken = {"learngene.safetensors": 403}
+    with pytest.raises(ValueError, match=r"'user/pool'.*403") as refused:
+        Pool.from_pretrained("user/pool")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_push_that_fails_is_told_in_a_line(fake_hub, saved, monkeypatch):
+    """By the real client: one whose Hub answers with an error, one without a connection, one told to stay offline."""
+    pool = Pool.from_pretrained(saved, learngene_only=True)
+    told = []
+
+    def refused():
+        with pytest.raises(ValueError, match=r"'user/pool'.* pushed to") as error:
+            pool.push_to_hub("user/pool")
+        told.append(str(error.value))
+        assert "\n" not in told[-1]
+
+    refused()
+    fake_hub.server.shutdown()
+    fake_hub.server.server_close()
+    refused()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    huggingface_hub.close_session()
+    refused()
+    for reason, message in zip(("401", "refused", "offline"), told, strict=True):
+        assert reason in message
 
 
 def test_a_folder_comes_before_a_repository(fake_hub, saved, tmp_path):
@@ -201,15 +243,49 @@ def test_a_pool_is_pushed_as_it_lies_there(pushed, pool_folder):
 
 def test_a_pool_in_memory_is_pushed_as_it_would_be_saved(pushed, dit, names):
     pool = dit.model().decompose(names)
-    pool.push_to_hub("pool")
+    pool.push_to_hub("user/pool")
     assert len(pushed.files[0]) == 3 + len(names)
     assert pool.path is None
+
+
+def test_a_pool_in_memory_is_pushed_whole_or_not_at_all(pushed, saved):
+    pool = Pool.from_pretrained(saved, classes=["cat"])
+    pool.path = None
+    with pytest.raises(ValueError, match="not loaded"):
+        pool.push_to_hub("user/pool")  # the other tailors would vanish from the head
+    assert not pushed.made
+
+
+def test_a_pool_does_not_change_while_it_is_pushed(pushed, pool_folder, monkeypatch):
+    pool, changed = Pool.from_pretrained(pool_folder), []
+    writer = threading.Thread(target=lambda: changed.append(Pool.from_pretrained(pool_folder).remove(["cat"])))
+    upload = hub.push
+
+    def slow(*arguments, **options):
+        writer.start()
+        writer.join(0.3)
+        assert not changed
+        return upload(*arguments, **options)
+
+    monkeypatch.setattr(hub, "push", slow)
+    pool.push_to_hub("user/pool")
+    writer.join(20)
+    assert changed == [None]
+    assert pool.config.classes["cat"].file in pushed.files[0]
+
+
+def test_a_folder_of_the_users_name_is_no_hindrance(pushed, pool_folder, monkeypatch, tmp_path):
+    (tmp_path / "user").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert Pool.from_pretrained(pool_folder).push_to_hub("user/pool") == "https://hub/commit/1"
 
 
 def test_what_is_damaged_or_has_no_name_is_not_pushed(pushed, pool_folder):
     pool = Pool.from_pretrained(pool_folder)
     with pytest.raises(ValueError, match="a Hub repository is written"):
         pool.push_to_hub("a/b/c")
+    with pytest.raises(ValueError, match="a Hub repository is written"):
+        pool.push_to_hub("../pool")
     (pool_folder / pool.config.classes["cat"].file).unlink()
     with pytest.raises(ValueError, match="is missing"):
         pool.push_to_hub("user/pool")

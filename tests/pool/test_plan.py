@@ -81,6 +81,26 @@ def test_what_does_not_fit_the_pool_is_refused(pool, plan):
         pool.recombine()
 
 
+def test_a_dtype_that_overflows_is_refused(dit):
+    """A plan's error is a number, which JSON can hold."""
+    model = torch.nn.Module.to(dit.model(), torch.float32)
+    with torch.no_grad():
+        model.get_parameter("module.x_embedder.proj.bias").fill_(1e5)
+    pool = model.decompose(list("abcde"))
+    assert 0 < pool.plan(["b"], dtype="bfloat16").error < float("inf")
+    with pytest.raises(ValueError, match="not finite in float16: use another dtype"):
+        pool.plan(["b"], dtype="float16")
+
+
+def test_int8_behind_a_gate_is_refused_however_the_plan_came_about(pool, plan, tmp_path):
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps({**plan.to_json(), "dtype": "int8"}))
+    read = Plan.load(path)
+    for act in (lambda: pool.recombine(plan=read), lambda: pool.subset(read)):
+        with pytest.raises(ValueError, match="use form='merged' or 'dense'"):
+            act()
+
+
 def test_a_plan_asks_for_its_classes_to_be_loaded(saved, plan):
     with pytest.raises(ValueError, match="not loaded"):
         Pool.from_pretrained(saved, classes=["cat"]).recombine(plan=plan)

@@ -1,11 +1,16 @@
 """Smaller numbers: the measured error of a dtype; int8 through torchao where that is installed (an extra)."""
 
+import logging
+import subprocess
 import sys
 
 import pytest
 import torch
 from torch import nn
 
+import kindgene.pool.quantize as quantize
+from kindgene.models.low_rank import LinearParts
+from kindgene.pool.budget import ImpossibleBudgetError
 from kindgene.pool.plan import Plan
 from kindgene.pool.pool import Pool
 from kindgene.pool.quantize import dtype_error, random_batch
@@ -14,6 +19,17 @@ from kindgene.pool.quantize import dtype_error, random_batch
 @pytest.fixture(scope="module")
 def pool(dit):
     return nn.Module.to(dit.model(), torch.float32).decompose(list("abcde"))
+
+
+def bytes_in(value):
+    """Of all tensors that a tensor is made of, found by torch's own protocol for such tensors."""
+    if not hasattr(value, "__tensor_flatten__"):
+        return value.numel() * value.element_size()
+    return sum(bytes_in(getattr(value, name)) for name in value.__tensor_flatten__()[0])
+
+
+def is_int8(value):
+    return hasattr(value, "qdata") and value.qdata.dtype == torch.int8
 
 
 def test_the_error_is_the_relative_change_of_the_output():
@@ -62,20 +78,17 @@ def test_int8_is_for_plain_models_and_needs_torchao(pool, monkeypatch):
 
 @pytest.mark.parametrize("form", ["merged", "dense"])
 def test_int8_bytes_are_exact_and_its_error_is_small(pool, form):
-    tensors = pytest.importorskip("torchao.quantization")
+    pytest.importorskip("torchao")
     plan = pool.plan(["b"], form=form, dtype="int8")
     model = pool.recombine(plan=plan)
-    size = 0
-    for value in model.state_dict().values():
-        if isinstance(value, tensors.Int8Tensor):
-            size += value.qdata.numel() + value.scale.numel() * value.scale.element_size()
-        else:
-            size += value.numel() * value.element_size()
+    size = sum(map(bytes_in, model.state_dict().values()))
     assert plan.cost.bytes == size < pool.plan(["b"], form=form).cost.bytes
+    assert plan.cost.parameters == sum(value.numel() for value in model.parameters())
     assert 0 < plan.error < 3e-2
     if form == "merged":
         small = pool.plan(["b"], form=form, dtype="int8", max_bytes=int(0.95 * size))
         assert small.cost.bytes <= int(0.95 * size)
+        assert small.cost.bytes == sum(map(bytes_in, pool.recombine(plan=small).state_dict().values()))
 
 
 def test_a_plan_of_int8_survives_its_file(saved, tmp_path):
@@ -83,3 +96,97 @@ def test_a_plan_of_int8_survives_its_file(saved, tmp_path):
     value = {**plan.to_json(), "dtype": "int8", "error": 0.01}
     assert Plan.from_json(value).dtype == "int8"
     assert "measured error of int8 0.01" in str(Plan.from_json(value))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_int8_of_every_backbone_in_every_dtype(backbone, dtype, case_of):
+    pytest.importorskip("torchao")
+    pool = case_of(backbone, dtype).model().decompose(list("abcde"))
+    plan = pool.plan(["b"], form="merged", dtype="int8")
+    model = pool.recombine(plan=plan)
+    assert plan.cost.bytes == sum(map(bytes_in, model.state_dict().values()))
+    assert 0 < plan.error < 3e-2
+    assert {value.dtype for value in model.parameters()} == {dtype}
+
+
+def test_int8_is_every_linear_of_the_targets_and_nothing_else(dit):
+    pytest.importorskip("torchao")
+    ranks = {"blocks.*": 4, "blocks.0.attn.qkv": [2, 12, 2]}
+    pool = nn.Module.to(dit.model(learngene_rank=ranks, tailor_rank=3), torch.float32).decompose(list("abcde"))
+    plan = pool.plan(["b"], form="merged", dtype="int8")
+    assert plan.ranks["blocks.0.attn.qkv"] == (5, None, 5)
+    model = pool.recombine(plan=plan)
+    assert isinstance(model.blocks[0].attn.qkv, LinearParts)
+    quantized = {name.removesuffix(".weight") for name, value in model.state_dict().items() if is_int8(value)}
+    expected = {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and any(f"{name}.".startswith(f"{target}.") for target in plan.ranks)
+    }
+    assert quantized == expected
+    assert {f"blocks.0.attn.qkv.parts.{part}" for part in ("0.0", "0.1", "1", "2.0", "2.1")} <= quantized
+    assert [name for name, m in model.named_modules() if isinstance(m, nn.Linear) and name not in quantized]
+
+
+def test_the_smallest_int8_model_has_columns_that_are_no_int8(pool):
+    """A pair of rank 1 ends in a matrix of one column."""
+    pytest.importorskip("torchao")
+    with pytest.raises(ImpossibleBudgetError) as refused:
+        pool.plan(["b"], form="merged", dtype="int8", max_bytes=1)
+    plan = pool.plan(["b"], form="merged", dtype="int8", max_bytes=refused.value.smallest)
+    assert {rank for parts in plan.ranks.values() for rank in parts} == {1}
+    model = pool.recombine(plan=plan)
+    sizes = {is_int8(m.weight): m.in_features for m in model.blocks[0].attn.proj}
+    assert sizes == {True: 16, False: 1}
+    assert plan.cost.bytes == sum(map(bytes_in, model.state_dict().values())) == refused.value.smallest
+    assert 0 < plan.error < 3e-2
+
+
+def test_int8_weights_are_within_half_a_scale(pool):
+    pytest.importorskip("torchao")
+    whole, model = (pool.recombine(["b"], form="dense", dtype=dtype) for dtype in (None, "int8"))
+    for target in pool.config.ranks:
+        exact, weight = whole.get_submodule(target).weight, model.get_submodule(target).weight
+        assert torch.allclose(weight.scale, exact.abs().amax(1, keepdim=True) / 127, rtol=1e-2)
+        assert not weight.zero_point.any()
+        off = (weight.dequantize() - exact).abs() / weight.scale
+        assert 0.1 < off.max() <= 0.51
+
+
+def test_int8_is_timed(pool):
+    pytest.importorskip("torchao")
+    plan = pool.plan(["b"], form="merged", dtype="int8", max_latency_ms=60_000.0)
+    assert plan.latency_ms > 0
+    assert plan.error > 0
+    assert (plan.dtype, plan.budget) == ("int8", {"max_latency_ms": 60_000.0})
+
+
+def test_a_float64_pool_is_not_quantized(saved):
+    pool = Pool.from_pretrained(saved)
+    with pytest.raises(ValueError, match="needs a pool in one of float32, bfloat16, float16; this one is in float64"):
+        pool.plan(["cat"], form="merged", dtype="int8")
+
+
+def test_a_torchao_that_stores_more_than_is_counted_is_refused(pool, monkeypatch):
+    pytest.importorskip("torchao")
+    monkeypatch.setattr(quantize, "INT8_ROW_BYTES", 4)
+    with pytest.raises(ValueError, match="this version of torchao keeps blocks") as refused:
+        pool.recombine(["b"], form="merged", dtype="int8")
+    assert "\n" not in str(refused.value)
+
+
+def test_only_the_noise_of_the_import_is_kept_out_of_the_log(caplog):
+    logger = logging.getLogger("torchao")
+    with quantize._without_noise():
+        logger.warning("Failed to load x.so: no such kernel")
+        logger.warning("something else")
+    logger.warning("Failed to load y.so: no such kernel")
+    assert [record.getMessage()[:16] for record in caplog.records] == ["something else", "Failed to load y"]
+
+
+def test_torchao_is_not_imported_by_pools():
+    """By name, since diffusers and transformers import it wherever it is installed."""
+    code = "import kindgene.pool.quantize, sys; print('torchao.quantization' in sys.modules)"
+    code = f"import sys; sys.modules['diffusers'] = sys.modules['transformers'] = None; {code}"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "False\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any, get_type_hints
 
-from kindgene.cli import transfer
+from kindgene.cli import options, transfer
 
 EXAMPLE = "kindgene add my-pool --data digits --classes 6,7 --out runs/new"
 
@@ -19,7 +19,7 @@ def run(**choices: Any) -> None:
     transfer.run(add=True, **choices)
 
 
-_hints = get_type_hints(transfer.run, include_extras=True)
+_hints = {**get_type_hints(transfer.run, include_extras=True), "pool": options.PoolFolder}
 _parameters = [p for p in inspect.signature(transfer.run).parameters.values() if p.name != "add"]
 run.__signature__ = inspect.Signature([p.replace(annotation=_hints[p.name]) for p in _parameters])  # type: ignore[attr-defined]
 run.__annotations__ = {p.name: _hints[p.name] for p in _parameters}

@@ -14,7 +14,7 @@ EXAMPLE = "kindgene merge my-pool their-pool --classes 8,9"
 
 def run(
     pool: options.PoolFolder,
-    other: Annotated[Path, typer.Argument(help="A pool that grew from the same learngene. It is not changed.")],
+    other: Annotated[Path, typer.Argument(help="A pool (a folder or a Hub id) of the same learngene. Not changed.")],
     classes: options.Classes = None,
 ) -> None:
     """Add the tailors of another pool that has the same learngene."""
@@ -23,5 +23,5 @@ def run(
     names = options.class_list(classes)
     opened = Pool.from_pretrained(pool, learngene_only=True)
     before = len(opened.classes)
-    opened.merge(Pool.from_pretrained(other, classes=names), names)
+    opened.merge(Pool.from_pretrained(str(other), classes=names), names)
     typer.echo(f"{pool}: {len(opened.classes)} classes, {len(opened.classes) - before} of them new")

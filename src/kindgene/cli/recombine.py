@@ -46,9 +46,11 @@ def run(
         raise ValueError("say which classes to put together with --classes, or give a --plan: one of the two")
     if plan is not None:
         found = Plan.load(plan)
+        _check_saved(found.dtype, dry_run)
         opened = open_pool(pool, found.classes)
         found.check(opened.config)
     else:
+        _check_saved(dtype, dry_run)  # before any work, and whether or not torchao is there
         opened = open_pool(pool, names)
         found = plan_of(
             opened,
@@ -62,11 +64,6 @@ def run(
             device=device,
             calibrate=calibrate,
         )
-    if found.dtype == "int8":
-        raise ValueError(
-            "int8 models are not saved: save the float model, and quantize when it is loaded: "
-            'Pool.from_pretrained(...).recombine(..., form="merged", dtype="int8")'
-        )
     if dry_run:
         typer.echo(str(found))
         return
@@ -78,3 +75,11 @@ def run(
             record = {"kindgene": __version__, "weights": opened.config.weights, "plan": found.to_json()}
             write_json(folder / PROVENANCE_FILE, {**record, "pool": opened.config.provenance})
     typer.echo(f"{out}: {found.cost.parameters:,} parameters, classes {', '.join(found.classes)}")
+
+
+def _check_saved(dtype: str | None, dry_run: bool) -> None:
+    if dtype == "int8" and not dry_run:
+        raise ValueError(
+            "int8 models are not saved: save the float model, or the pool, and quantize when it is loaded: "
+            'pool.recombine(..., form="merged", dtype="int8")'
+        )

@@ -15,7 +15,7 @@ EXAMPLE = "kindgene transfer my-pool --classes 6,7 --out runs/new --add"
 
 
 def run(
-    pool: options.PoolFolder,
+    pool: options.ReadPool,
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
     data: options.Data = "digits",
     classes: options.Classes = None,
@@ -54,6 +54,8 @@ def run(
         options.new_run(out)
     names = options.class_list(classes)
     opened = open_pool(pool, None, learngene_only=True)
+    if add and opened.path is None:
+        raise ValueError(f"{pool} is on the Hub, and tailors are added to a folder; give the folder of a copy")
     backbone = opened.config.backbone_config
     images = load_data(data, names, int(backbone["input_size"]), int(backbone["in_channels"]))
     taken = [name for name in images.class_names if name in opened.classes]
@@ -102,4 +104,5 @@ def run(
         opened.add(transfer.model)  # type: ignore[arg-type]  # a Decomposable, as KIND's transfer makes it
         typer.echo(f"{pool}: now {', '.join(opened.classes)}")
     else:
-        typer.echo(f"{out}: --resume --add adds its tailors to {pool}")
+        where = pool if opened.path is not None else f"a folder with the learngene of {pool}"
+        typer.echo(f"{out}: --resume --add adds its tailors to {where}")

@@ -13,9 +13,12 @@ from kindgene.models.dit import DiT
 
 
 def inspect_model(root: Path, classes: Sequence[str] | None, listing: bool) -> Inspection:
-    """Loads and measures a DiT. Raises ValueError if classes are asked for, OSError for a folder without weights."""
+    """Loads and measures a DiT. Raises ValueError if classes are asked for and where there are no weights."""
     if classes is not None:
         raise ValueError(f"{root} holds a plain DiT: it has no tailors to choose by class")
+    files = list(root.glob("*.safetensors"))
+    if not files:
+        raise ValueError(f"{root} holds a DiT's config.json, but no weights (*.safetensors)")
     model: DiT = DiT.from_pretrained(root)
     matrices = plain_matrices(model.state_dict(), model, str(root))
     return Inspection(
@@ -25,7 +28,7 @@ def inspect_model(root: Path, classes: Sequence[str] | None, listing: bool) -> I
         canonical=False,
         parameters=sum(value.numel() for value in model.parameters()),
         learngene_parameters=None,
-        bytes=sum(file.stat().st_size for file in root.glob("*.safetensors")),
+        bytes=sum(file.stat().st_size for file in files),
         ranks=_ranks(matrices),
         classes={
             name: ClassFacts(parameters=model.config.hidden_size, tailor_ranks=None) for name in model.class_names or ()

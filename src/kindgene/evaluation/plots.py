@@ -152,8 +152,8 @@ def _energy(figure: Any, structure: Structure) -> None:
         _blocks(axes[kind], layers)
     _from_zero(*axes.values())
     next(iter(axes.values())).set_ylabel("share of energy, %", fontsize=8)
-    told = "|T|² / (|L|² + |T|²). Line: mean of the tailors; band: from the least of them to the most"
-    _caption(figure, f"Energy: how much of a class's matrix is its tailor T, how much the learngene L. {told}")
+    told = "|T|² / (|L|² + |T|²) of tailor T and learngene L. Line: mean of the tailors; band: least to most"
+    _caption(figure, f"Energy: the tailor's share of a class's matrix, {told}")
 
 
 def _drift(figure: Any, structure: Structure) -> None:
@@ -176,7 +176,8 @@ def _drift(figure: Any, structure: Structure) -> None:
     who = "Blue: learngene, orange: tailors (mean)" if structure.tailors else "Blue: the thin pairs"
     _caption(
         figure,
-        f"Drift from orthogonality, as trained. {who}, grey: random directions; solid: U, dashed: V. 0: orthogonal",
+        f"Drift: mean cosine of two components (root mean square; 0: orthogonal). {who}, grey: random directions; "
+        "solid: U, dashed: V",
     )
 
 
@@ -194,7 +195,7 @@ def _overlap(figure: Any, structure: Structure) -> None:
     _caption(
         figure,
         "Overlap: mean squared cosine of the principal angles, mean of all matrices. 0: orthogonal, 1: one lies in the "
-        "other. White, and dashed: random spaces",
+        "other. White cells, dashed lines: as much as random spaces",
     )
 
 
@@ -205,7 +206,8 @@ def _map(figure: Any, axes: Any, rows: Sequence[Sequence[Number]], random: float
     colours = colormaps["PuOr_r"].with_extremes(bad="#d8d8d8")
     scale = TwoSlopeNorm(random, 0.0, max([2 * random, *there]))
     image = axes.imshow(values, cmap=colours, norm=scale, interpolation="nearest")
-    bar = figure.colorbar(image, ax=axes, shrink=0.85, ticks=[0.0, random, scale.vmax], format="%.3f")
+    bar = figure.colorbar(image, ax=axes, shrink=0.85)
+    bar.set_ticks([0.0, random, scale.vmax], labels=["0", f"{random:.3f}\nrandom", f"{scale.vmax:.3f}"])
     bar.ax.tick_params(labelsize=7)
     if count <= _NUMBERS:
         for i, row in enumerate(values):
@@ -218,8 +220,7 @@ def _map(figure: Any, axes: Any, rows: Sequence[Sequence[Number]], random: float
             range(count), names, fontsize=7, parse_math=False, rotation=90 if max(map(len, names)) > 2 else 0
         )
         axes.set_yticks(range(count), names, fontsize=7, parse_math=False)
-    else:
-        axes.set(xlabel="tailor", ylabel="tailor")
+    axes.set_xlabel("tailor of class" if count <= _LABELS else "tailor", fontsize=8)
 
 
 def _beside_learngene(axes: Any, structure: Structure, names: Sequence[str]) -> None:
@@ -237,10 +238,10 @@ def _beside_learngene(axes: Any, structure: Structure, names: Sequence[str]) -> 
     axes.tick_params(labelsize=7)
     axes.legend(frameon=False, fontsize=7, ncols=2)
     axes.margins(y=0.15)
+    axes.set_ylabel("overlap", fontsize=8)
+    axes.set_xlabel("tailor of class" if len(names) <= _LABELS else "tailor", fontsize=8)
     if len(names) <= _LABELS:
         axes.set_xticks(places, names, parse_math=False, rotation=90 if max(map(len, names)) > 2 else 0)
-    else:
-        axes.set_xlabel("tailor")
 
 
 def _panels(figure: Any, names: Sequence[str], share: bool = False) -> dict[str, Any]:
@@ -285,7 +286,8 @@ def _by_kind(structure: Structure) -> dict[str, list[Layer]]:
 
 
 def _shortened(name: str) -> str:
-    return name if len(name) <= 14 else f"{name[:13]}…"
+    """Cut in the middle: names often differ at their ends alone."""
+    return name if len(name) <= 14 else f"{name[:7]}…{name[-6:]}"
 
 
 def _percent(value: Number) -> float:

@@ -12,7 +12,8 @@ from kindgene.pool.config import PoolConfig
 def model_card(config: PoolConfig, learngene: State) -> str:
     """Markdown with the front matter that the Hugging Face Hub reads."""
     shared = sum(value.numel() for value in learngene.values())
-    per_class = sorted({_tailor_size(config, learngene, name) for name in config.classes})
+    of_ranks = {str(entry.tailor_ranks): name for name, entry in config.classes.items()}  # few, of however many classes
+    per_class = sorted({_tailor_size(config, learngene, name) for name in of_ranks.values()})
     size = " to ".join(f"{value:,}" for value in (per_class[:1] + per_class[-1:] if len(per_class) > 1 else per_class))
     shown = [json.dumps(name, ensure_ascii=False) for name in list(config.classes)[:50]]
     more = f", and {len(config.classes) - 50:,} more" if len(config.classes) > 50 else ""
@@ -37,11 +38,12 @@ classes share) and **tailors** (what belongs to a class; KIND, ICML 2025). Weigh
 ```python
 from kindgene import Pool{", sample" if sampling else ""}
 
-pool = Pool.from_pretrained("path/to/this/folder", classes=[{first}])
+pool = Pool.from_pretrained("path/to/this/folder", classes=[{first}])  # or, on the Hub, this repository's name
 model = pool.recombine(classes=[{first}]{rebuilt}){sampling}
 ```
 
-Removing a class deletes its tailor; what the learngene learned from that class's data stays in it.
+Removing a class deletes its tailor; what the learngene learned from that class's data stays in it. A repository on the
+Hub keeps its history, and in it every tailor that was ever pushed.
 
 ## Record
 

@@ -45,7 +45,7 @@ class PoolConfig:
             "library_version": __version__,
             "null_label": len(self.classes),
             **asdict(replace(self, classes={})),
-            "classes": {name: asdict(entry) for name, entry in self.classes.items()},
+            "classes": {name: dict(vars(entry)) for name, entry in self.classes.items()},
         }
 
     @classmethod

@@ -23,8 +23,8 @@ from kindgene.pool.backbones import TABLE, build_backbone, example_inputs
 from kindgene.pool.config import PoolConfig
 from kindgene.pool.parts import Part
 
-SCALE_BYTES = 4
-"""Of the float32 scale that torchao keeps with each output row of an int8 matrix."""
+INT8_ROW_BYTES = 5
+"""What torchao keeps with each output row of an int8 matrix: a float32 scale and an int8 zero point (always 0)."""
 
 Rank = int | None
 """Components kept of a part; None: the dense matrix."""
@@ -46,8 +46,9 @@ class Cost:
 class CostModel:
     """Costs of a pool's models of one form and these classes. `itemsize`: bytes a floating-point number is kept in.
 
-    With `int8` (plain models) the targets' weights take a byte each, and a scale an output row (see `quantize.py`); a
-    scale does not count among the parameters.
+    With `int8` (plain models) the targets' weights take a byte each, and INT8_ROW_BYTES an output row; matrices of one
+    column stay as they are (`quantize.py`). Scales and zero points are no parameters: their number is that of the same
+    model in another dtype.
     """
 
     config: PoolConfig
@@ -91,10 +92,14 @@ class CostModel:
 
     def learngene_bytes(self, part: Part, rank: Rank) -> int:
         """Bytes of the same numbers."""
-        numbers = self.learngene_numbers(part, rank)
         if not self.int8:
-            return numbers * self.itemsize
-        return numbers + SCALE_BYTES * (part.outputs + (rank or 0))
+            return self.learngene_numbers(part, rank) * self.itemsize
+        if rank is None:
+            return self._int8_bytes(part.outputs, part.inputs)
+        return self._int8_bytes(rank, part.inputs) + self._int8_bytes(part.outputs, rank)
+
+    def _int8_bytes(self, rows: int, columns: int) -> int:
+        return rows * (columns + INT8_ROW_BYTES) if columns > 1 else rows * self.itemsize
 
     def learngene_macs(self, part: Part, rank: Rank) -> int:
         """Multiply-adds of the same."""
@@ -125,7 +130,7 @@ class CostModel:
         count += sum(self.learngene_macs(part, rank) for part, rank in zip(self.parts, ranks, strict=True))
         # The parts of a fused matrix are multiplied together: all at the widest's rank.
         widest: dict[str, int] = {}
-        for part, rank in zip(self.parts, tailor_ranks, strict=False) if self.gated else ():
+        for part, rank in zip(self.parts, tailor_ranks, strict=True) if self.gated else ():
             widest[part.target] = max(rank, widest.get(part.target, 0))
         return count + sum(self.tailor_macs(part, widest[part.target]) for part in self.parts if widest)
 

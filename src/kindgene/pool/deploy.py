@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,9 +20,9 @@ from kindgene.pool.config import PoolConfig
 from kindgene.pool.cost import CostModel
 from kindgene.pool.latency import fit_latency, measure_latency
 from kindgene.pool.parts import Part, gated_parts, merged_parts
-from kindgene.pool.plan import DTYPES, FORMS, Form, Plan
+from kindgene.pool.plan import FORMS, Form, Plan, check_dtype
 from kindgene.pool.planner import Importance, energy, make_plan
-from kindgene.pool.quantize import dtype_error, quantize_int8, random_batch
+from kindgene.pool.quantize import check_int8, dtype_error, quantize_int8, random_batch
 from kindgene.pool.recombine import assemble, cut_to, gated_model, plain_model, whole_model
 from kindgene.pool.tailor import Tailor
 from kindgene.pool.tensors import state_id
@@ -60,11 +61,10 @@ def plan_for(
         raise ValueError("form='dense' has one size, so no budget can be met by it; use form='merged'")
     own = str(floating_dtype(pieces.learngene)).removeprefix("torch.")
     name = own if dtype is None else dtype
-    if name not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    check_dtype(chosen_form, name)
     gated, int8 = chosen_form == "gated", name == "int8"
-    if int8 and gated:
-        raise ValueError("dtype='int8' is for plain models, whose layers torchao knows: use form='merged' or 'dense'")
+    if int8:
+        check_int8(floating_dtype(pieces.learngene))
     parts = pieces.parts(chosen_form)
     itemsize = getattr(torch, own if int8 else name).itemsize
     costs = CostModel(pieces.config, pieces.learngene, parts, len(classes), gated, itemsize, int8, backbone)
@@ -93,10 +93,18 @@ def plan_for(
 def _error_of(
     pieces: PoolPieces, plan: Plan, own: str, batches: Sequence[Batch] | None, backbone: nn.Module | None
 ) -> float:
-    """What the plan's dtype does to the output: on calibration batches, else on random images (see quantize.py)."""
+    """What the plan's dtype does to the output: on calibration batches, else on random images (see quantize.py).
+
+    Raises ValueError where the output overflows.
+    """
     model, small = build(pieces, replace(plan, dtype=own), backbone), build(pieces, plan, backbone)
     random = [random_batch(pieces.config.backbone, model, len(plan.classes))]
-    return dtype_error(model, small, random if batches is None else batches[:ERROR_BATCHES])
+    error = dtype_error(model, small, random if batches is None else batches[:ERROR_BATCHES])
+    if not math.isfinite(error):
+        raise ValueError(
+            f"this model's output is not finite in {plan.dtype}: use another dtype (bfloat16 reaches further)"
+        )
+    return error
 
 
 def build(pieces: PoolPieces, plan: Plan, backbone: nn.Module | None = None) -> nn.Module:

@@ -8,6 +8,7 @@ more are deleted, and the model card is written anew.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -156,11 +157,16 @@ def _write_tailors(root: Path, config: PoolConfig, tailors: Sequence[Tailor]) ->
 
 def _collect_garbage(root: Path, config: PoolConfig) -> None:
     """Deletes tailor files that no class refers to, and what interrupted writes left."""
-    used = {root / entry.file for entry in config.classes.values()}
+    used = {entry.file for entry in config.classes.values()}
     tailors = root / TAILOR_FOLDER
-    for path in [*tailors.rglob("*.safetensors"), *tailors.rglob(".tmp-*.part"), *root.glob(".tmp-*.part")]:
-        if path not in used:
-            path.unlink()
+    for place, _, names in os.walk(tailors):
+        inside = Path(place).relative_to(root).as_posix()  # as config.json has it: a Path for every file costs more
+        for name in names:
+            left = name.startswith(".tmp-") and name.endswith(".part")
+            if left or (name.endswith(".safetensors") and f"{inside}/{name}" not in used):
+                Path(place, name).unlink()
+    for path in root.glob(".tmp-*.part"):
+        path.unlink()
     for path in tailors.glob("*"):
         with suppress(OSError):  # not empty: still used
             path.rmdir()

@@ -25,14 +25,26 @@ from huggingface_hub.errors import (
 from kindgene.pool.config import PoolConfig
 from kindgene.pool.folder import CARD_FILE, CONFIG_FILE, LEARNGENE_FILE, TAILOR_FOLDER, read_config
 
-_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
+_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
+_MRO = HfHubHTTPError.__mro__
+# What the client's own library raises, for a connection that fails too; which library that is depends on the version.
+_CLIENT_ERROR: Any = _MRO[_MRO.index(OSError) - 1]
 
 Wanted = Callable[[PoolConfig], Sequence[str]]
 
 
 def is_repository(name: str) -> bool:
-    """Whether a name could be a Hub repository's: ``name`` or ``user/name``."""
-    return bool(_ID.fullmatch(name)) and ".." not in name
+    """Whether a name could be a Hub repository's, ``user/name``, and is not more likely a mistyped path.
+
+    It is a path where its first half is a folder here.
+    """
+    return _is_id(name) and not Path(name).parent.is_dir()
+
+
+def check_id(name: str) -> None:
+    """Raises ValueError for what is not written as a Hub repository is."""
+    if not _is_id(name):
+        raise ValueError(f"a Hub repository is written user/name, got {name!r}")
 
 
 def fetch(repository: str, wanted: Wanted, revision: str | None = None, token: str | None = None) -> Path:
@@ -42,7 +54,7 @@ def fetch(repository: str, wanted: Wanted, revision: str | None = None, token: s
     revision or a file that is not there, that may not be read, or that cannot be reached.
     """
     api = _api(token)
-    with _explained(repository, revision):
+    with _fetching(repository, revision):
         config_file = Path(api.hf_hub_download(repository, CONFIG_FILE, revision=revision))
         root = config_file.parent
         config = read_config(root)
@@ -53,12 +65,13 @@ def fetch(repository: str, wanted: Wanted, revision: str | None = None, token: s
 
 
 def push(folder: Path, repository: str, *, private: bool | None, commit_message: str, token: str | None = None) -> str:
-    """Makes the repository's head what the folder is, removed tailors included; returns the commit's address.
+    """Makes the repository's head what the folder is: tailors that are not in it vanish. Returns the commit's address.
 
-    The repository keeps its history, and in it every tailor that was ever pushed.
+    The repository keeps its history, and in it every tailor that was ever pushed. Raises ValueError, in one line, where
+    the Hub refuses or cannot be reached.
     """
     api = _api(token)
-    with _explained(repository, None):
+    with _pushing(repository):
         api.create_repo(repository, private=private, exist_ok=True)
         commit: Any = api.upload_folder(
             repo_id=repository,
@@ -70,12 +83,16 @@ def push(folder: Path, repository: str, *, private: bool | None, commit_message:
     return str(commit.commit_url)
 
 
+def _is_id(name: str) -> bool:
+    return bool(_ID.fullmatch(name)) and ".." not in name
+
+
 def _api(token: str | None) -> HfApi:
     return HfApi(token=token)
 
 
 @contextmanager
-def _explained(repository: str, revision: str | None) -> Iterator[None]:
+def _fetching(repository: str, revision: str | None) -> Iterator[None]:
     """Turns what the Hub's client raises into one line that says what to do."""
     where = f"{repository!r}" + ("" if revision is None else f" at revision {revision!r}")
     nowhere = f"there is no folder {repository!r} here, and on the Hub"
@@ -83,7 +100,7 @@ def _explained(repository: str, revision: str | None) -> Iterator[None]:
         yield
     except LocalEntryNotFoundError as error:
         raise ValueError(
-            f"{nowhere} it cannot be reached, nor is it in the cache (offline?): {_short(error)}"
+            f"{nowhere} it cannot be reached, nor is it in the cache (offline?): {_short(error.__cause__ or error)}"
         ) from error
     except RevisionNotFoundError as error:
         raise ValueError(f"the Hub has no {where}") from error
@@ -93,9 +110,22 @@ def _explained(repository: str, revision: str | None) -> Iterator[None]:
         raise ValueError(f"the Hub's {where} is not a whole pool: {_short(error)}") from error
     except (HFValidationError, OfflineModeIsEnabled) as error:
         raise ValueError(f"{nowhere} it cannot be looked for: {_short(error)}") from error
-    except HfHubHTTPError as error:
-        raise ValueError(f"the Hub refused {where}: {_short(error)}") from error
+    except _CLIENT_ERROR as error:
+        raise ValueError(f"the Hub did not give {where}: {_short(error)}") from error
 
 
-def _short(error: Exception) -> str:
+@contextmanager
+def _pushing(repository: str) -> Iterator[None]:
+    """The same for what goes the other way."""
+    try:
+        yield
+    except (HFValidationError, OfflineModeIsEnabled) as error:
+        raise ValueError(f"{repository!r} cannot be pushed to: {_short(error)}") from error
+    except _CLIENT_ERROR as error:
+        raise ValueError(
+            f"{repository!r} was not pushed to (it needs a connection, and a token that may write): {_short(error)}"
+        ) from error
+
+
+def _short(error: BaseException) -> str:
     return " ".join(str(error).split())[:200]

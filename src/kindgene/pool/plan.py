@@ -104,6 +104,7 @@ class Plan:
                 f"this plan was made for the learngene {self.learngene_id[:16]}, the pool has "
                 f"{config.learngene_id[:16]}: make a new plan"
             )
+        check_dtype(self.form, self.dtype)
         names = known_names(config.classes, self.classes)
         if self.form != "gated" and len(names) != 1:
             raise ValueError(f"this plan is of form {self.form!r} and names {len(names)} classes; it can hold one")
@@ -117,6 +118,14 @@ class Plan:
             _check_ranks(target, self.ranks[target], whole)
             if gated:
                 _check_ranks(target, cast("tuple[Rank, ...]", self.tailor_ranks[target]), most)
+
+
+def check_dtype(form: Form, dtype: str) -> None:
+    """Raises ValueError for a dtype that is not known, or that models of this form cannot be kept in."""
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    if dtype == "int8" and form == "gated":
+        raise ValueError("dtype='int8' is for plain models, whose layers torchao knows: use form='merged' or 'dense'")
 
 
 def _check_ranks(target: str, ranks: tuple[Rank, ...], most: Any) -> None:

@@ -89,11 +89,15 @@ def _items(costs: CostModel, importance: Importance, form: Form, macs: bool) -> 
 
 def _learngene_item(costs: CostModel, part: Part, worth: Tensor, form: Form, macs: bool) -> Item:
     """Choices of a part: all that it has, as components or as the dense matrix where that is less; then fewer."""
-    dense = costs.learngene_numbers(part, None)
+    dense, dense_bytes = costs.learngene_numbers(part, None), costs.learngene_bytes(part, None)
+
+    def is_less(kept: int) -> bool:  # both: a thin pair in int8 has more scales than the matrix
+        return costs.learngene_numbers(part, kept) < dense and costs.learngene_bytes(part, kept) < dense_bytes
+
     rank = part.shared.rank
-    ranks: list[Rank] = [None] if form == "dense" or costs.learngene_numbers(part, rank) >= dense else [rank]
+    ranks: list[Rank] = [rank] if form != "dense" and is_less(rank) else [None]
     if form != "dense":
-        ranks += [kept for kept in range(rank - 1, 0, -1) if costs.learngene_numbers(part, kept) < dense]
+        ranks += [kept for kept in range(rank - 1, 0, -1) if is_less(kept)]
     numbers = [costs.learngene_numbers(part, kept) for kept in ranks]
     products = [costs.learngene_macs(part, kept) if macs else 0 for kept in ranks]
     tails = _tails(worth)

@@ -37,7 +37,8 @@ class Pool:
     """Make one with `model.decompose()` or `Pool.from_pretrained(folder)`.
 
     `classes` are the names of all classes, `loaded` those whose tailors are in memory; `path` is the folder the pool
-    was read from or saved to (None: memory only). `add` and `remove` write to that folder too.
+    was read from or saved to, to which `add`, `merge` and `remove` write too. It is None for a pool in memory only, as
+    one from the Hub is.
     """
 
     def __init__(
@@ -71,10 +72,11 @@ class Pool:
     ) -> Pool:
         """Opens a pool: config, learngene, and the tailors of `classes` (None: all); hashes are checked.
 
-        `path` is a folder, or, where there is none of that name, a Hub repository (``name`` or ``user/name``): then
-        only these files are fetched, of `revision`, and the pool is in memory (`path` None). `learngene_only` reads no
-        tailor at all, which is enough for `transfer`. Raises ValueError for what is not a pool, unknown classes, and
-        any file that is missing, damaged, foreign or of another learngene.
+        `path` is a folder, or, where there is none of that name, a Hub repository (``user/name``): then only these
+        files are fetched, of `revision`, and the pool is in memory (`path` None): what is added or removed there
+        reaches a folder by `save_pretrained`, the Hub by `push_to_hub`, and both need all classes loaded.
+        `learngene_only` reads no tailor at all, which is enough for `transfer`. Raises ValueError for what is not a
+        pool, unknown classes, and any file that is missing, damaged, foreign or of another learngene.
         """
 
         def wanted(config: PoolConfig) -> Sequence[str]:
@@ -108,14 +110,16 @@ class Pool:
     ) -> str:
         """Makes a Hub repository's head what this pool is; returns the commit's address.
 
-        A pool with a folder is pushed as it lies there, one in memory as it would be saved. Removed tailors vanish from
-        the head; the repository keeps its history, and them in it.
+        A pool with a folder is pushed as it lies there (verified first; who wants to change it waits), one in memory as
+        it would be saved. Removed tailors vanish from the head; the repository keeps its history, and them in it.
+        `private` is of a repository that is made. Raises ValueError for a damaged pool, for one in memory whose classes
+        are not all loaded, and where the Hub refuses or cannot be reached.
         """
-        if not hub.is_repository(repository):
-            raise ValueError(f"a Hub repository is written name or user/name, got {repository!r}")
+        hub.check_id(repository)
         if self.path is not None:
-            folder.verify(self.path)
-            return hub.push(self.path, repository, private=private, commit_message=commit_message, token=token)
+            with folder.locked(self.path):
+                folder.verify(self.path)
+                return hub.push(self.path, repository, private=private, commit_message=commit_message, token=token)
         with tempfile.TemporaryDirectory() as place:
             root = Pool(self.config, self.learngene, self.tailors).save_pretrained(Path(place) / "pool")
             return hub.push(root, repository, private=private, commit_message=commit_message, token=token)

@@ -1,14 +1,15 @@
 """int8 weights for the targets of a plain model, through torchao (an extra), and what smaller numbers do to the output.
 
-Weight-only: each row of a matrix is kept as int8 with one float32 scale, and multiplied back when it is used. All that
-is not a target keeps the pool's dtype.
+Weight-only: each row of a matrix is kept as int8 with one float32 scale (and a zero point, an int8 that torchao stores
+though it is 0), and multiplied back when it is used. All that is not a target keeps the pool's dtype, and so does a
+matrix of one column, the second of a thin pair of rank 1: it would only grow, and torchao cannot quantize it.
 """
 
 from __future__ import annotations
 
 import logging
-import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -18,33 +19,76 @@ from torch import Tensor, nn
 from kindgene.core.decomposable import Decomposable
 from kindgene.pool.backbones import example_inputs
 from kindgene.pool.calibrate import Batch
+from kindgene.pool.cost import INT8_ROW_BYTES
 
 SAMPLES, STEPS = 16, 1000
+"""Random images that an error is measured on, and the timesteps (0 .. STEPS - 1) over which they are spread."""
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+"""What torchao turns into int8."""
+
+NOISE = {"torchao": "Failed to load ", "torch.utils._pytree": "<enum '"}
+"""Logger -> how what it logs on torchao's import begins: kernels of other machines, and a note to torchao's authors."""
 
 
 def quantize_int8(model: nn.Module, targets: Collection[str]) -> nn.Module:
-    """Quantizes every ``nn.Linear`` of these targets (both of a thin pair), in place; returns the model.
+    """Quantizes every ``nn.Linear`` of these targets (both of a thin pair) in place, and returns the model.
 
-    Raises ValueError where torchao is not installed.
+    Raises ValueError where torchao is not installed or stores int8 otherwise than is counted, and for a float64 model.
     """
-    torchao = _torchao()
+    torchao = check_int8(next(value.dtype for value in model.parameters() if value.is_floating_point()))
 
     def is_target(module: nn.Module, name: str) -> bool:
-        return isinstance(module, nn.Linear) and any(name == t or name.startswith(f"{t}.") for t in targets)
+        own = any(name == target or name.startswith(f"{target}.") for target in targets)
+        return own and isinstance(module, nn.Linear) and module.in_features > 1
 
     torchao.quantize_(model, torchao.Int8WeightOnlyConfig(), filter_fn=is_target)
+    for name, module in model.named_modules():
+        if is_target(module, name):
+            rows, columns = module.weight.shape
+            counted, found = rows * (columns + INT8_ROW_BYTES), stored_bytes(module.weight)
+            if found != counted:  # how it is stored is no promise of torchao's, and budgets rely on it
+                raise ValueError(
+                    f"this version of torchao keeps {name} in {found:,} bytes where {counted:,} are counted: "
+                    "use another one (0.18 is known to agree)"
+                )
     return model
 
 
-def _torchao() -> Any:
-    """torchao's quantization, imported only now: it warns of what torch deprecates, and logs which kernels it lacks."""
-    logging.getLogger("torchao").addFilter(lambda record: not record.getMessage().startswith("Failed to load"))
+def stored_bytes(value: Tensor) -> int:
+    """Bytes of a tensor, or of all tensors that it is made of: a quantized one claims to be what it stands for."""
+    if type(value) in (Tensor, nn.Parameter):
+        return value.numel() * value.element_size()
+    return sum(stored_bytes(inner) for inner in vars(value).values() if isinstance(inner, Tensor))
+
+
+def check_int8(dtype: torch.dtype) -> Any:
+    """torchao's quantization, imported only now. Raises ValueError where there is none, and for float64."""
+    if dtype not in FLOATS:
+        known = ", ".join(str(one).removeprefix("torch.") for one in FLOATS)
+        raise ValueError(f"dtype='int8' needs a pool in one of {known}; this one is in {str(dtype).partition('.')[2]}")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _without_noise():
             return import_module("torchao.quantization")
     except ImportError as error:
         raise ValueError("dtype='int8' needs torchao: pip install 'kindgene[int8]'") from error
+
+
+@contextmanager
+def _without_noise() -> Iterator[None]:
+    """Keeps NOISE out of the log, and nothing else. Where diffusers was imported before, it has imported torchao."""
+    filters = {name: _is_not(beginning) for name, beginning in NOISE.items()}
+    for name, one in filters.items():
+        logging.getLogger(name).addFilter(one)
+    try:
+        yield
+    finally:
+        for name, one in filters.items():
+            logging.getLogger(name).removeFilter(one)
+
+
+def _is_not(beginning: str) -> Callable[[logging.LogRecord], bool]:
+    return lambda record: not record.getMessage().startswith(beginning)
 
 
 @torch.no_grad()

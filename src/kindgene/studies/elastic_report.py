@@ -40,7 +40,7 @@ def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Mean and spread over seeds of every curve's points (parameters differ by a component at most)."""
     curves = {}
     for name in results[0]["curves"]:
-        points = zip(*(result["curves"][name] for result in results), strict=False)
+        points = zip(*(result["curves"][name] for result in results), strict=True)
         curves[name] = [_point(list(point)) for point in points]
     return {
         "study": "elastic",
