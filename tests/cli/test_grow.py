@@ -64,6 +64,16 @@ def test_a_hub_id_can_be_merged_from(kindgene, on_the_hub, pool):
     kindgene("verify", pool)
 
 
+def test_what_only_reads_takes_a_hub_id(kindgene, on_the_hub, shared_pool, tree, tmp_path):
+    for place, name in (("here", shared_pool), ("hub", "user/pool")):
+        kindgene("recombine", name, "--classes", "1,0", "--out", tmp_path / place)
+        kindgene("sample", name, "--classes", "1", "--per-class", 1, "--steps", 2, "--out", tmp_path / f"{place}.png")
+    assert tree(tmp_path / "hub") == tree(tmp_path / "here")
+    assert (tmp_path / "hub.png").read_bytes() == (tmp_path / "here.png").read_bytes()
+    assert "pool user/pool" in kindgene("inspect", "user/pool").out
+    assert '"model": "user/pool"' in kindgene("evaluate", "user/pool", "--classes", "1", "--dry-run").out
+
+
 def test_tailors_are_trained_beside_a_learngene_of_the_hub_but_not_added_to_it(kindgene, refused, on_the_hub, pool):
     new = ("user/pool", "--classes", "6", *SMALL, "--out", "run")
     for adding in (("add", *new), ("transfer", *new, "--add")):
@@ -118,7 +128,15 @@ def test_push_tells_where(kindgene, refused, pool, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "verb", [("sample", "--out", "x.png"), ("recombine", "--classes", "1", "--out", "x"), ("plan",)]
+    "verb",
+    [
+        ("sample", "--out", "x.png"),
+        ("recombine", "--classes", "1", "--out", "x"),
+        ("plan",),
+        ("inspect",),
+        ("evaluate",),
+        ("transfer", "--out", "x"),
+    ],
 )
 def test_a_hub_id_is_looked_for_where_there_is_no_folder(refused, monkeypatch, tmp_path, verb):
     monkeypatch.chdir(tmp_path)

@@ -1,6 +1,8 @@
 """kindgene plan, and plans in kindgene recombine: units, files, curves, and what is impossible."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -49,6 +51,16 @@ def test_int8_is_planned_and_not_saved(kindgene, refused, shared_pool, tmp_path)
     assert kindgene("recombine", shared_pool, *asked, *out, "--dry-run").out == told
     assert "int8 models are not saved" in refused("recombine", shared_pool, "--plan", tmp_path / "one.json", *out)
     assert not (tmp_path / "one").exists()
+
+
+def test_an_installed_torchao_does_not_speak_up(shared_pool, tmp_path):
+    """In a process of its own: diffusers imports it, which logs lines about kernels of other machines."""
+    command = [sys.executable, "-c", "from kindgene.cli.main import main; main()", "recombine", shared_pool, *ONE]
+    command += ["--form", "merged", "--dtype", "int8", "--out", tmp_path / "one"]
+    ended = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("kindgene: int8 models are not saved")
+    assert ended.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,32 @@ def test_named_classes_alone_are_opened(many, tmp_path):
             inspect_path(pool, asked)
 
 
+def test_of_a_pool_on_the_hub_only_what_is_measured_is_fetched(many, tmp_path, monkeypatch):
+    def fetch(name, wanted):
+        assert name == "user/many"
+        config = Pool.from_pretrained(many, learngene_only=True).config
+        asked.append(list(wanted(config)))
+        here = tmp_path / f"fetched {len(asked)}"
+        for file in ("config.json", "learngene.safetensors", *(config.classes[one].file for one in asked[-1])):
+            (here / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(many / file, here / file)
+        return here
+
+    asked = []
+    monkeypatch.setattr("kindgene.pool.hub.fetch", fetch)
+    monkeypatch.chdir(tmp_path)
+    some = inspect_path("user/many", ["class 60", "class 3"])
+    assert (some.path, measured(some)) == ("user/many", [["class 60"], ["class 3"]])
+    assert some.structures == inspect_path(many, ["class 60", "class 3"]).structures
+    assert measured(inspect_path("user/many")) == measured(inspect_path(many))
+    listed = inspect_path("user/many", listing=True)
+    assert (len(listed.classes), listed.parameters) == (70, inspect_path(many, listing=True).parameters)
+    assert asked == [["class 60", "class 3"], [MANY[index * 70 // 32] for index in range(32)], []]
+    for listing in (False, True):
+        with pytest.raises(ValueError, match="no class 'nobody'"):
+            inspect_path("user/many", ["nobody"], listing=listing)
+
+
 def test_classes_that_share_a_tailor(tmp_path):
     model = decomposable(("a", "b", "c"), gate_map=[0, 1, 0])
     model.decompose().save_pretrained(tmp_path / "pool")

@@ -1,11 +1,12 @@
 """Pools on the Hub: fetched over HTTP from a small Hub on this machine, only what is needed; pushed as a whole."""
 
+import base64
 import hashlib
 import json
 import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import SimpleNamespace
+from pathlib import Path
 
 import huggingface_hub
 import pytest
@@ -19,55 +20,42 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class FakeHub:
-    """Serves folders as repositories, as far as downloading a file goes; notes what was fetched."""
+    """Serves folders as repositories. Files can be fetched; where it is `writable`, commits are made too.
 
-    def __init__(self):
-        self.repositories, self.fetched, self.broken = {}, [], {}
-        outer = self
+    Notes which files were fetched, how repositories were made, and what each commit added and deleted; `states` are
+    what a repository held after each.
+    """
+
+    def __init__(self, place):
+        self.place, self.repositories, self.heads, self.broken = place, {}, {}, {}
+        self.fetched, self.made, self.commits, self.states = [], [], [], []
+        self.writable, self.count = 0, 0  # how many more commits are accepted, how many there were
+        hub_ = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_HEAD(self):
-                self.answer(body=False)
+                self.do_GET()
 
             def do_GET(self):
-                self.answer(body=True)
+                path = self.path.lstrip("/").partition("?")[0]
+                if path.startswith("api/models/"):
+                    user, name, *rest = path.removeprefix("api/models/").split("/")
+                    self.answer(*hub_.described(f"{user}/{name}", rest))
+                else:
+                    self.answer(*hub_.file(path, wanted=self.command == "GET"))
 
             def do_POST(self):
-                self.rfile.read(int(self.headers["Content-Length"]))
-                self.send_response(401)  # nobody may write here
-                self.send_header("Content-Length", "0")
-                self.end_headers()
+                data = self.rfile.read(int(self.headers["Content-Length"]))
+                self.answer(*hub_.changed(self.path.lstrip("/").partition("?")[0], data))
 
-            def answer(self, body):
-                name, _, rest = self.path.lstrip("/").partition("/resolve/")
-                revision, _, file = rest.partition("/")
-                if name not in outer.repositories:
-                    self.refuse("RepoNotFound")
-                elif revision not in ("main", COMMIT):
-                    self.refuse("RevisionNotFound")
-                elif not (path := outer.repositories[name] / file).is_file():
-                    self.refuse("EntryNotFound")
-                elif file in outer.broken:
-                    self.send_response(outer.broken[file])
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
-                else:
-                    data = path.read_bytes()
-                    self.send_response(200)
-                    self.send_header("X-Repo-Commit", COMMIT)
-                    self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
-                    self.send_header("Content-Length", str(len(data)))
-                    self.end_headers()
-                    if body:
-                        outer.fetched.append(file)
-                        self.wfile.write(data)
-
-            def refuse(self, code):
-                self.send_response(404)
-                self.send_header("X-Error-Code", code)
-                self.send_header("X-Error-Message", code)
-                self.send_header("Content-Length", "0")
+            def answer(self, status, data=b"", headers=None):
+                self.send_response(status)
+                for name, value in (headers or {}).items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(data)
 
             def log_message(self, *arguments):
                 pass
@@ -79,10 +67,94 @@ class FakeHub:
     def address(self):
         return f"http://127.0.0.1:{self.server.server_port}"
 
+    def head(self, name):
+        return self.heads.get(name, COMMIT)
+
+    def files(self, name):
+        root = self.repositories[name]
+        return {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
+
+    def file(self, path, wanted):
+        name, _, rest = path.partition("/resolve/")
+        revision, _, file = rest.partition("/")
+        if name not in self.repositories:
+            return refusal("RepoNotFound")
+        if revision not in ("main", self.head(name)):
+            return refusal("RevisionNotFound")
+        if file not in self.files(name):
+            return refusal("EntryNotFound")
+        if file in self.broken:
+            return (self.broken[file],)
+        data = self.files(name)[file].read_bytes()
+        if wanted:
+            self.fetched.append(file)
+        return 200, data, {"X-Repo-Commit": self.head(name), "ETag": f'"{hashlib.sha256(data).hexdigest()}"'}
+
+    def described(self, name, rest):
+        if name not in self.repositories:
+            return refusal("RepoNotFound")
+        if rest[:1] == ["tree"]:
+            listed = ({"path": path, "size": 1, "oid": path} for path in sorted(self.files(name)))
+            return as_json([{"type": "file", **one} for one in listed])
+        return as_json({"id": name, "sha": self.head(name)})
+
+    def changed(self, path, data):
+        if path == "api/validate-yaml":
+            return as_json({"warnings": [], "errors": []})
+        if not self.writable:
+            return (401,)
+        if path == "api/repos/create":
+            value = json.loads(data)
+            name = f"{value['organization']}/{value['name']}"
+            self.made.append((name, value.get("private", value.get("visibility"))))
+            if name in self.repositories:
+                return 409, json.dumps({"url": f"{self.address}/{name}"}).encode()
+            self.repositories[name] = self.place / f"made {len(self.made)}"
+            self.repositories[name].mkdir()
+            (self.repositories[name] / ".gitattributes").write_text("made by the Hub")
+            return as_json({"url": f"{self.address}/{name}"})
+        user, name, what, _ = path.removeprefix("api/models/").split("/")
+        name = f"{user}/{name}"
+        if what == "preupload":
+            asked = [file["path"] for file in json.loads(data)["files"]]
+            return as_json({"files": [{"path": one, "uploadMode": "regular", "shouldIgnore": False} for one in asked]})
+        assert what == "commit"
+        header, *changes = (json.loads(line) for line in data.splitlines())
+        if header["value"].get("parentCommit", self.head(name)) != self.head(name):
+            return (412,)
+        self.commit(name, changes)
+        return as_json({"commitUrl": f"{self.address}/{name}/commit/1", "commitOid": self.head(name)})
+
+    def commit(self, name, changes):
+        self.writable, self.count = self.writable - 1, self.count + 1
+        added, deleted = set(), set()
+        for change in changes:
+            value = change["value"]
+            path = self.repositories[name] / value["path"]
+            if change["key"] == "deletedFile":
+                path.unlink()
+                deleted.add(value["path"])
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(base64.b64decode(value["content"]))
+                added.add(value["path"])
+        self.commits.append((added, deleted))
+        self.heads[name] = f"{self.count:040x}"
+        self.states.append(Path(shutil.copytree(self.repositories[name], self.place / f"state {self.count}")))
+
+
+def as_json(value):
+    return 200, json.dumps(value).encode(), {"Content-Type": "application/json"}
+
+
+def refusal(code):
+    return 404, b"", {"X-Error-Code": code, "X-Error-Message": code}
+
 
 @pytest.fixture
 def fake_hub(monkeypatch, tmp_path):
-    fake = FakeHub()
+    (tmp_path / "hub").mkdir()
+    fake = FakeHub(tmp_path / "hub")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
@@ -135,10 +207,10 @@ def test_the_learngene_alone_can_be_fetched_and_grown_in_memory(fake_hub, saved,
         ("user/part", {}, "not a whole pool"),
         ("user/newer", {}, "format version 99"),
         ("user/changed", {}, "is not the file this pool was written with"),
-        ("no/such/folder", {}, "is not a folder"),
-        ("../pool", {}, "is not a folder"),
-        ("nowhere", {}, "is not a folder"),
-        ("part/pool", {}, "is not a folder"),  # part is a folder here: a mistyped path
+        ("no/such/folder", {}, "is not a folder, nor a Hub repository, which is written user/name$"),
+        ("../pool", {}, "is not a folder, nor a Hub repository, which is written user/name$"),
+        ("nowhere", {"revision": "main"}, "is not a folder, nor a Hub repository, which is written user/name$"),
+        ("part/pool", {}, "is not a folder, .*; part is a folder here, so"),  # a mistyped path
     ],
 )
 def test_what_cannot_be_opened_is_told_in_a_line(fake_hub, saved, tmp_path, name, options, told):
@@ -199,6 +271,21 @@ def test_a_push_that_fails_is_told_in_a_line(fake_hub, saved, monkeypatch):
         assert reason in message
 
 
+@pytest.mark.parametrize("error", [RuntimeError("it broke off\nthere"), PermissionError("no more\nthen")])
+def test_what_breaks_off_while_large_files_are_moved_is_told_in_a_line(fake_hub, saved, monkeypatch, error):
+    """By what the Hub's client moves them with, which has errors of its own."""
+
+    def broken(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(HfApi, "hf_hub_download", broken)
+    with pytest.raises(ValueError, match=r"did not give 'user/pool': (it broke off there|no more then)"):
+        Pool.from_pretrained("user/pool")
+    monkeypatch.setattr(HfApi, "create_repo", broken)
+    with pytest.raises(ValueError, match=r"'user/pool' was not pushed to .*: (it broke off there|no more then)"):
+        Pool.from_pretrained(saved).push_to_hub("user/pool")
+
+
 def test_a_folder_comes_before_a_repository(fake_hub, saved, tmp_path):
     shutil.copytree(saved, tmp_path / "user" / "pool")
     assert str(Pool.from_pretrained("user/pool").path) == "user/pool"
@@ -207,56 +294,153 @@ def test_a_folder_comes_before_a_repository(fake_hub, saved, tmp_path):
         Pool.from_pretrained("user/pool", revision="main")
 
 
+def pool_files(folder):
+    """What of a pool's folder belongs on the Hub: path -> bytes."""
+    config = Pool.from_pretrained(folder, learngene_only=True).config
+    files = {"config.json", "learngene.safetensors", "README.md", *(entry.file for entry in config.classes.values())}
+    return {file: (folder / file).read_bytes() for file in files}
+
+
 @pytest.fixture
-def pushed(monkeypatch):
-    """What was asked of the Hub's API: uploads are only noted."""
-    calls = SimpleNamespace(made=[], uploads=[], files=[])
+def written(fake_hub, content):
+    """`fake_hub` with room for commits; what a repository holds, but for what the Hub put there itself."""
+    fake_hub.writable = 10**6
 
-    class Api:
-        def create_repo(self, repository, **options):
-            calls.made.append((repository, options))
+    def held(name):
+        return {file: data for file, data in content(fake_hub.repositories[name]).items() if file != ".gitattributes"}
 
-        def upload_folder(self, **options):
-            calls.uploads.append(options)
-            root = options["folder_path"]
-            calls.files.append(sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()))
-            return SimpleNamespace(commit_url="https://hub/commit/1")
-
-    monkeypatch.setattr(hub, "_api", lambda token: Api())
-    return calls
+    return held
 
 
-def test_a_pool_is_pushed_as_it_lies_there(pushed, pool_folder):
+def test_a_pool_is_pushed_as_it_lies_there(fake_hub, written, pool_folder):
     pool = Pool.from_pretrained(pool_folder, learngene_only=True)
-    assert pool.push_to_hub("user/pool", private=True, commit_message="first") == "https://hub/commit/1"
-    assert pushed.made == [("user/pool", {"private": True, "exist_ok": True})]
-    (upload,) = pushed.uploads
-    assert (upload["repo_id"], upload["folder_path"], upload["commit_message"]) == ("user/pool", pool_folder, "first")
-    kept = huggingface_hub.utils.filter_repo_objects(pushed.files[0], allow_patterns=upload["allow_patterns"])
-    expected = {"config.json", "learngene.safetensors", "README.md", *(e.file for e in pool.config.classes.values())}
-    assert set(kept) == expected  # the lock is not among them
-    gone = huggingface_hub.utils.filter_repo_objects(
-        ["tailors/aa/gone-0123456789abcdef.safetensors", "README.md"], allow_patterns=upload["delete_patterns"]
-    )
-    assert list(gone) == ["tailors/aa/gone-0123456789abcdef.safetensors"]
+    assert pool.push_to_hub("user/pool", private=True) == f"{fake_hub.address}/user/pool/commit/1"
+    assert fake_hub.made[0][0] == "user/pool"
+    assert fake_hub.made[0][1] in (True, "private")  # an older client, a newer one
+    assert written("user/pool") == pool_files(pool_folder)  # the lock is not among them
+    assert set(Pool.from_pretrained("user/pool").loaded) == set(pool.classes)
 
 
-def test_a_pool_in_memory_is_pushed_as_it_would_be_saved(pushed, dit, names):
+def test_what_was_removed_vanishes_from_the_head_and_what_is_not_of_the_pool_stays(
+    fake_hub, written, pool_folder, scatter
+):
+    pool = Pool.from_pretrained(pool_folder)
+    pool.push_to_hub("user/pool")
+    mine = {"notes.txt", "more/tailors/aa/mine-0123456789abcdef.safetensors"}
+    fake_hub.commit("user/pool", [{"key": "file", "value": {"path": path, "content": "bWluZQ=="}} for path in mine])
+    gone = pool.config.classes["cat"].file
+    pool.remove(["cat"])
+    pool.add(scatter(pool.transfer(["new"])))
+    del fake_hub.commits[:]
+    pool.push_to_hub("user/pool")
+    held = written("user/pool")
+    assert held.keys() - mine == pool_files(pool_folder).keys()
+    assert mine < held.keys()
+    assert {gone} == set().union(*(deleted for _, deleted in fake_hub.commits))
+    again = Pool.from_pretrained("user/pool")  # the head has moved, and with it what is fetched
+    assert set(again.classes) == set(pool.classes)
+    pool.remove(["new"])
+    del fake_hub.commits[:]
+    pool.push_to_hub("user/pool")
+    assert len(fake_hub.commits) == 1  # no tailor is new
+
+
+@pytest.mark.parametrize("accepted", [None, 1, 2, 3, 4])
+def test_whoever_fetches_during_a_push_gets_the_old_pool_or_the_new_one(
+    fake_hub, written, pool_folder, scatter, monkeypatch, accepted
+):
+    """A client that makes several commits of a folder, as huggingface_hub 2 does of more than 250 files."""
+    upload = HfApi.upload_folder
+
+    def one_commit_a_file(self, *, folder_path, allow_patterns, **options):
+        for path in sorted(Path(folder_path).glob(allow_patterns)):
+            upload(self, folder_path=folder_path, allow_patterns=str(path.relative_to(folder_path)), **options)
+
+    monkeypatch.setattr(HfApi, "upload_folder", one_commit_a_file)
+    pool = Pool.from_pretrained(pool_folder)
+    pool.push_to_hub("user/pool")
+    before = list(pool.classes)
+    assert len(fake_hub.states) == len(before) + 1
+    assert not any((state / "config.json").exists() for state in fake_hub.states[:-1])
+    pool.remove(before[:2])
+    pool.add(scatter(pool.transfer(["new", "newer"])))
+    del fake_hub.states[:]
+    if accepted is None:
+        pool.push_to_hub("user/pool")
+    else:  # the connection breaks after some commits
+        fake_hub.writable = accepted
+        with pytest.raises(ValueError, match="not pushed to"):
+            pool.push_to_hub("user/pool")
+    found = [list(Pool.from_pretrained(state).classes) for state in fake_hub.states]
+    assert len(found) == (accepted or len(pool.classes) + 1)
+    assert found[-1] == (list(pool.classes) if accepted is None else before)
+    assert all(classes == before for classes in found[:-1])
+    fake_hub.writable = 10**6
+    pool.push_to_hub("user/pool")
+    assert written("user/pool") == pool_files(pool_folder)
+
+
+def test_so_it_is_with_the_commits_that_the_client_itself_makes(fake_hub, written, pool_folder, scatter, monkeypatch):
+    pytest.importorskip("huggingface_hub._upload_pipeline")  # since 2; with hf_xet, and files enough
+    monkeypatch.setattr("huggingface_hub._upload_pipeline.COMMIT_SIZE_SCALE", [1] * 10)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
+    pool = Pool.from_pretrained(pool_folder)
+    pool.push_to_hub("user/pool")
+    before = list(pool.classes)
+    del fake_hub.states[:]
+    pool.remove(before[:2])
+    pool.add(scatter(pool.transfer(["new", "newer"])))
+    pool.push_to_hub("user/pool")
+    found = [list(Pool.from_pretrained(state).classes) for state in fake_hub.states]
+    assert len(found) > 1
+    assert found == [before] * (len(found) - 1) + [list(pool.classes)]
+    assert written("user/pool") == pool_files(pool_folder)
+
+
+def test_a_push_never_undoes_what_somebody_else_pushes_meanwhile(fake_hub, written, pool_folder, monkeypatch):
+    pool = Pool.from_pretrained(pool_folder)
+    pool.push_to_hub("user/pool")
+    head = hub._head
+    monkeypatch.setattr(hub, "_head", lambda api, name: (COMMIT, head(api, name)[1]))  # it moves at once
+    pool.remove(["cat"])
+    before = written("user/pool")
+    with pytest.raises(ValueError, match="412"):
+        pool.push_to_hub("user/pool")
+    assert written("user/pool") == before
+    monkeypatch.setattr(hub, "_head", lambda api, name: (head(api, name)[0], set()))  # the other deletes ours
+    with pytest.raises(ValueError, match="somebody else meanwhile; push again"):
+        pool.push_to_hub("user/pool")
+    assert "cat" in Pool.from_pretrained("user/pool").classes
+
+
+def test_a_pool_in_memory_is_pushed_as_it_would_be_saved(fake_hub, written, dit, names, tmp_path):
     pool = dit.model().decompose(names)
     pool.push_to_hub("user/pool")
-    assert len(pushed.files[0]) == 3 + len(names)
     assert pool.path is None
+    pool.save_pretrained(tmp_path / "pool")
+    assert written("user/pool") == pool_files(tmp_path / "pool")
 
 
-def test_a_pool_in_memory_is_pushed_whole_or_not_at_all(pushed, saved):
+def test_a_pool_of_the_hub_grows_and_is_pushed_back(fake_hub, written, saved, scatter):
+    fake_hub.repositories["user/pool"] = saved
+    pool = Pool.from_pretrained("user/pool")
+    pool.add(scatter(pool.transfer(["new"])))
+    pool.remove(["cat"])
+    pool.push_to_hub("user/grown")
+    again = Pool.from_pretrained("user/grown")
+    assert set(again.classes) == set(pool.classes)
+    assert again.config.learngene_id == pool.config.learngene_id
+
+
+def test_a_pool_in_memory_is_pushed_whole_or_not_at_all(fake_hub, written, saved):
     pool = Pool.from_pretrained(saved, classes=["cat"])
     pool.path = None
     with pytest.raises(ValueError, match="not loaded"):
         pool.push_to_hub("user/pool")  # the other tailors would vanish from the head
-    assert not pushed.made
+    assert not fake_hub.made
 
 
-def test_a_pool_does_not_change_while_it_is_pushed(pushed, pool_folder, monkeypatch):
+def test_a_pool_does_not_change_while_it_is_pushed(fake_hub, written, pool_folder, monkeypatch):
     pool, changed = Pool.from_pretrained(pool_folder), []
     writer = threading.Thread(target=lambda: changed.append(Pool.from_pretrained(pool_folder).remove(["cat"])))
     upload = hub.push
@@ -271,16 +455,16 @@ def test_a_pool_does_not_change_while_it_is_pushed(pushed, pool_folder, monkeypa
     pool.push_to_hub("user/pool")
     writer.join(20)
     assert changed == [None]
-    assert pool.config.classes["cat"].file in pushed.files[0]
+    assert pool.config.classes["cat"].file in written("user/pool")
 
 
-def test_a_folder_of_the_users_name_is_no_hindrance(pushed, pool_folder, monkeypatch, tmp_path):
-    (tmp_path / "user").mkdir()
-    monkeypatch.chdir(tmp_path)
-    assert Pool.from_pretrained(pool_folder).push_to_hub("user/pool") == "https://hub/commit/1"
+def test_a_folder_of_the_users_name_is_no_hindrance(fake_hub, written, pool_folder, tmp_path):
+    (tmp_path / "user").mkdir()  # where the test runs
+    assert Pool.from_pretrained(pool_folder).push_to_hub("user/pool")
+    assert fake_hub.commits
 
 
-def test_what_is_damaged_or_has_no_name_is_not_pushed(pushed, pool_folder):
+def test_what_is_damaged_or_has_no_name_is_not_pushed(fake_hub, written, pool_folder):
     pool = Pool.from_pretrained(pool_folder)
     with pytest.raises(ValueError, match="a Hub repository is written"):
         pool.push_to_hub("a/b/c")
@@ -289,4 +473,4 @@ def test_what_is_damaged_or_has_no_name_is_not_pushed(pushed, pool_folder):
     (pool_folder / pool.config.classes["cat"].file).unlink()
     with pytest.raises(ValueError, match="is missing"):
         pool.push_to_hub("user/pool")
-    assert not pushed.made
+    assert not fake_hub.made

@@ -9,8 +9,11 @@ import torch
 from torch import nn
 
 import kindgene.pool.quantize as quantize
+from kindgene.core.config import KindConfig
+from kindgene.core.convert import make_decomposable
 from kindgene.models.low_rank import LinearParts
 from kindgene.pool.budget import ImpossibleBudgetError
+from kindgene.pool.noise import without_torchao_noise
 from kindgene.pool.plan import Plan
 from kindgene.pool.pool import Pool
 from kindgene.pool.quantize import dtype_error, random_batch
@@ -91,11 +94,33 @@ def test_int8_bytes_are_exact_and_its_error_is_small(pool, form):
         assert small.cost.bytes == sum(map(bytes_in, pool.recombine(plan=small).state_dict().values()))
 
 
-def test_a_plan_of_int8_survives_its_file(saved, tmp_path):
-    plan = Pool.from_pretrained(saved).plan(["cat"], form="merged")
-    value = {**plan.to_json(), "dtype": "int8", "error": 0.01}
-    assert Plan.from_json(value).dtype == "int8"
-    assert "measured error of int8 0.01" in str(Plan.from_json(value))
+def test_a_plan_of_int8_survives_its_file_and_builds_the_same_model(pool, dit, tmp_path):
+    pytest.importorskip("torchao")
+    plan = pool.plan(["b"], form="merged", dtype="int8")
+    plan.save(tmp_path / "plan.json")
+    again = Plan.load(tmp_path / "plan.json")
+    assert again == plan
+    assert again.dtype == "int8"
+    assert f"measured error of int8 {plan.error:.2g} of the output" in str(again)
+    one, other = (dit.run(pool.recombine(plan=each), [0] * 6) for each in (plan, again))
+    assert torch.equal(one, other)
+
+
+def test_where_the_inputs_are_unknown_no_error_is_measured(dit):
+    class Mine(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.linear(x)
+
+    kind = KindConfig(
+        num_classes=2, learngene_rank=2, tailor_rank=1, targets=["linear"], label_argument=None, init="random"
+    )
+    pool = make_decomposable(Mine(), kind).decompose(["a", "b"])
+    plan = pool.plan(["a"], dtype="bfloat16", backbone=Mine())
+    assert (plan.dtype, plan.error) == ("bfloat16", None)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -177,7 +202,7 @@ def test_a_torchao_that_stores_more_than_is_counted_is_refused(pool, monkeypatch
 
 def test_only_the_noise_of_the_import_is_kept_out_of_the_log(caplog):
     logger = logging.getLogger("torchao")
-    with quantize._without_noise():
+    with without_torchao_noise():
         logger.warning("Failed to load x.so: no such kernel")
         logger.warning("something else")
     logger.warning("Failed to load y.so: no such kernel")

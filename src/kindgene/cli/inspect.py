@@ -17,7 +17,9 @@ EXAMPLE = "kindgene inspect my-pool --plot pictures"
 
 
 def run(
-    path: Annotated[Path, typer.Argument(help="A pool, a saved DiT, the folder of a run, or one of its checkpoints.")],
+    path: Annotated[
+        Path, typer.Argument(help="A pool (a folder or a Hub id), a saved DiT, a run, or a checkpoint of one.")
+    ],
     classes: Annotated[
         str | None, typer.Option(help="Measure their tailors; if not given all, or 32 evenly spaced ones.")
     ] = None,

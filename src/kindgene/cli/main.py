@@ -33,6 +33,7 @@ from kindgene.cli import (
     transfer,
     verify,
 )
+from kindgene.pool.noise import without_torchao_noise
 
 BAD_INPUT, INTERRUPTED = 2, 130
 _VERBS = (
@@ -77,7 +78,7 @@ def start(
 def main() -> None:
     """Runs a command and exits: 0; 2 for bad input, after one line on standard error; 130 after Ctrl-C."""
     try:
-        with _warnings_shown():
+        with _warnings_shown(), without_torchao_noise():
             sys.exit(app(prog_name="kindgene", standalone_mode=False))
     except _USAGE_ERROR as error:
         wrong = cast(Any, error)  # its type is only known when it runs

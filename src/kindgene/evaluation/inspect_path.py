@@ -7,17 +7,22 @@ from pathlib import Path
 
 from kindgene.evaluation.inspection import Inspection
 from kindgene.files import read_json
+from kindgene.pool.hub import is_repository
 
 
 def inspect_path(path: str | Path, classes: Sequence[str] | None = None, *, listing: bool = False) -> Inspection:
     """Lists and measures the folder of a pool, of a saved DiT, of a run (its latest whole checkpoint), or a checkpoint.
 
-    `classes` are those whose tailors are measured (None: all, or `MEASURED` of them); with `listing` nothing is, and of
-    a pool no tensor is read. Raises ValueError for any other path, for classes that are not there, and for files that
-    are damaged, naming them.
+    A pool may be on the Hub (``user/name``): then only what is looked at is fetched. `classes` are those whose tailors
+    are measured (None: all, or `MEASURED` of them); with `listing` nothing is, and of a pool no tensor is read. Raises
+    ValueError for any other path, for classes that are not there, and for files that are damaged, naming them.
     """
     # Each kind of folder needs other libraries: a pool neither diffusers nor accelerate, which take seconds to import.
     root = Path(path)
+    if not root.exists() and is_repository(str(path)):
+        from kindgene.evaluation.inspect_pool import inspect_repository
+
+        return inspect_repository(str(path), classes, listing)
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder; give a pool, a saved DiT, a run or a checkpoint")
     if (root / "config.json").is_file():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from kindgene.evaluation.inspection import MEASURED, ClassFacts, Inspection
 from kindgene.evaluation.layers import evenly_spaced, measure
 from kindgene.evaluation.matrices import pool_matrices
 from kindgene.files import read_shapes
+from kindgene.pool import hub
 from kindgene.pool.config import PoolConfig
 from kindgene.pool.folder import LEARNGENE_FILE, read_config
 from kindgene.pool.names import known_names
@@ -68,6 +70,18 @@ def inspect_pool(root: Path, classes: Sequence[str] | None, listing: bool) -> In
         },
         structures=structures,
     )
+
+
+def inspect_repository(repository: str, classes: Sequence[str] | None, listing: bool) -> Inspection:
+    """The same for a pool on the Hub: fetches the learngene, and the tailors that are measured; sizes are of these."""
+
+    def wanted(config: PoolConfig) -> Sequence[str]:
+        if classes is not None:
+            names = known_names(config.classes, classes)
+            return () if listing else names
+        return () if listing else _spread(config) or tuple(config.classes)
+
+    return replace(inspect_pool(hub.fetch(repository, wanted), classes, listing), path=repository)
 
 
 def _tailors(config: PoolConfig) -> dict[str, str]:

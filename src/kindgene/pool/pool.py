@@ -84,7 +84,8 @@ class Pool:
             return () if learngene_only else names
 
         root = Path(path)
-        if not root.exists() and isinstance(path, str) and hub.is_repository(path):
+        if not root.exists() and isinstance(path, str):
+            hub.check_readable(path)
             return cls(*_read(hub.fetch(path, wanted, revision, token), wanted))
         if revision is not None:
             raise ValueError(f"a revision is of a Hub repository, and {path} is not one: leave it out")
@@ -154,7 +155,7 @@ class Pool:
         `max_macs` are multiply-adds of one forward of one sample, `max_latency_ms` the median time of one, measured on
         `device`; guidance runs two. `calibration` are batches of the model's inputs, labels as positions in `classes`:
         with them, what a component is worth is measured on the model's output; without, it is its share of its matrix's
-        energy.
+        energy. Of a `dtype` other than the pool's the error is measured: on the first of these, or on random images.
         """
         budget = Budget(max_parameters, max_macs, max_bytes, max_latency_ms)
         names = self._chosen(classes)
@@ -180,8 +181,9 @@ class Pool:
         form: "gated" (and "auto"): learngene and a table of the chosen tailors, any number of classes, guidance;
         "merged": one class folded into plain linear layers, each dense or a thin pair, whichever is cheaper, without a
         null class; "dense": the same with every layer dense, as other software knows it. `dtype` ("float32",
-        "bfloat16", "float16", ...) is what it is kept in, by default the pool's. Under a budget (see `plan`) the
-        components whose loss costs least quality are dropped, per matrix.
+        "bfloat16", "float16", ...) is what it is kept in, by default the pool's; "int8", for plain models, is what the
+        targets' weights are kept in (needs torchao; such a model is not saved, see `quantize.py`). Under a budget (see
+        `plan`) the components whose loss costs least quality are dropped, per matrix.
 
         A `plan` made before says all of this instead. Raises ValueError for unknown, repeated or no classes, a plan of
         another pool, and an impossible budget, naming the smallest possible one.

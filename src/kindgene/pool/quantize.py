@@ -7,9 +7,7 @@ matrix of one column, the second of a thin pair of rank 1: it would only grow, a
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -20,15 +18,13 @@ from kindgene.core.decomposable import Decomposable
 from kindgene.pool.backbones import example_inputs
 from kindgene.pool.calibrate import Batch
 from kindgene.pool.cost import INT8_ROW_BYTES
+from kindgene.pool.noise import without_torchao_noise
 
 SAMPLES, STEPS = 16, 1000
 """Random images that an error is measured on, and the timesteps (0 .. STEPS - 1) over which they are spread."""
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 """What torchao turns into int8."""
-
-NOISE = {"torchao": "Failed to load ", "torch.utils._pytree": "<enum '"}
-"""Logger -> how what it logs on torchao's import begins: kernels of other machines, and a note to torchao's authors."""
 
 
 def quantize_int8(model: nn.Module, targets: Collection[str]) -> nn.Module:
@@ -68,27 +64,10 @@ def check_int8(dtype: torch.dtype) -> Any:
         known = ", ".join(str(one).removeprefix("torch.") for one in FLOATS)
         raise ValueError(f"dtype='int8' needs a pool in one of {known}; this one is in {str(dtype).partition('.')[2]}")
     try:
-        with _without_noise():
+        with without_torchao_noise():
             return import_module("torchao.quantization")
     except ImportError as error:
         raise ValueError("dtype='int8' needs torchao: pip install 'kindgene[int8]'") from error
-
-
-@contextmanager
-def _without_noise() -> Iterator[None]:
-    """Keeps NOISE out of the log, and nothing else. Where diffusers was imported before, it has imported torchao."""
-    filters = {name: _is_not(beginning) for name, beginning in NOISE.items()}
-    for name, one in filters.items():
-        logging.getLogger(name).addFilter(one)
-    try:
-        yield
-    finally:
-        for name, one in filters.items():
-            logging.getLogger(name).removeFilter(one)
-
-
-def _is_not(beginning: str) -> Callable[[logging.LogRecord], bool]:
-    return lambda record: not record.getMessage().startswith(beginning)
 
 
 @torch.no_grad()
