@@ -6,32 +6,39 @@ Shapes: N images, B batch, C channels, H height, W width.
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
 
+from kindgene.data.dataset import Dataset
+
 
 @dataclass(frozen=True, eq=False)
-class ArrayDataset:
-    """Images with labels. A class is a name; its label is the position of that name in `class_names`.
+class ArrayDataset(Dataset):
+    """Images in memory, with labels: see `Dataset`.
 
     Raises ValueError, saying what was found, for anything but float32 images [N, C, H, W] within [-1, 1], one
-    int64 label an image that names a class, and distinct, non-empty class names. A class may be without
-    images.
+    int64 label an image that names a class (or none: ``len(class_names)``), and distinct, non-empty class names.
+    A class may be without images.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     class_names: tuple[str, ...]
+    flip: bool = False
 
     def __post_init__(self) -> None:
         _check_images(self.images)
         _check_names(self.class_names)
         _check_labels(self.labels, len(self.images), self.class_names)
 
-    def __len__(self) -> int:
-        return len(self.images)
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
 
     def batch(self, indices: torch.Tensor) -> torch.Tensor:
         """The images at `indices` (long [B]): float32 [B, C, H, W]; their labels are `labels[indices]`."""
@@ -44,15 +51,10 @@ class ArrayDataset:
             )
         return self.images[indices]
 
-    def counts(self) -> dict[str, int]:
-        """How many images each class has."""
-        counts = torch.bincount(self.labels, minlength=len(self.class_names)).tolist()
-        return dict(zip(self.class_names, counts, strict=True))
-
-    def subset(self, names: Sequence[str]) -> "ArrayDataset":
+    def subset(self, names: Sequence[str]) -> Self:
         """Only the classes `names`, with labels in the order asked for; the images keep their order.
 
-        Raises ValueError for an unknown or repeated name, no names at all, or classes that have no images.
+        Images without class are left out. Raises ValueError for an unknown or repeated name, no names at all, or classes that have no images.
         """
         if isinstance(names, str):
             raise ValueError(f"names is the single string {names!r}; give a list of class names, as in [{names!r}]")
@@ -65,16 +67,16 @@ class ArrayDataset:
         if empty:
             raise ValueError(f"no images of class {_listed(empty)}; leave it out or add images")
         position = {name: label for label, name in enumerate(names)}
-        labels = torch.tensor([position.get(name, -1) for name in self.class_names])[self.labels]
+        labels = torch.tensor([*(position.get(name, -1) for name in self.class_names), -1])[self.labels]
         kept = labels >= 0
-        return ArrayDataset(self.images[kept], labels[kept], tuple(names))
+        return replace(self, images=self.images[kept], labels=labels[kept], class_names=tuple(names))
 
-    def split(self, fraction: float, seed: int) -> tuple["ArrayDataset", "ArrayDataset"]:
+    def split(self, fraction: float, seed: int) -> tuple[Self, Self]:
         """Divide into (train, held_out), holding out `fraction` of every class, at least one image of each.
 
         Which images are held out depends on the seed, the class's name and its images alone, so that a class
         is divided alike in the whole data set and in any subset of it: nothing held out leaks into another's
-        training. Raises ValueError for a fraction outside (0, 1) and for a class of fewer than two images.
+        training. Images without class stay. Raises ValueError for a fraction outside (0, 1) and for a class of fewer than two images.
         """
         if not 0.0 < fraction < 1.0:
             raise ValueError(f"the held-out fraction is {fraction}; it must lie between 0 and 1, both excluded")
@@ -82,7 +84,8 @@ class ArrayDataset:
             raise ValueError(f"the seed is {seed}; it must be at least 0 and below 2**64")
         held_out = torch.zeros(len(self), dtype=torch.bool)
         counts = self.counts()
-        by_class = torch.argsort(self.labels, stable=True).split(list(counts.values()))
+        named = sum(counts.values())
+        by_class = torch.argsort(self.labels, stable=True)[:named].split(list(counts.values()))
         for members, (name, count) in zip(by_class, counts.items(), strict=True):
             if count < 2:
                 raise ValueError(f"class {name!r} has {count} images; a split needs two of each class")
@@ -90,9 +93,9 @@ class ArrayDataset:
             held_out[members[_order(seed, name, count)[:share]]] = True
         return self._where(~held_out), self._where(held_out)
 
-    def _where(self, mask: torch.Tensor) -> "ArrayDataset":
+    def _where(self, mask: torch.Tensor) -> Self:
         """The images where `mask` (bool [N]) is true, all classes kept."""
-        return ArrayDataset(self.images[mask], self.labels[mask], self.class_names)
+        return replace(self, images=self.images[mask], labels=self.labels[mask])
 
 
 def _order(seed: int, name: str, count: int) -> torch.Tensor:
@@ -119,10 +122,10 @@ def _check_labels(labels: torch.Tensor, count: int, class_names: Sequence[str]) 
             f"expected int64 of shape ({count},), one for each image"
         )
     low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= len(class_names):
+    if low < 0 or high > len(class_names):
         raise ValueError(
             f"labels reach from {low} to {high}; with {len(class_names)} class names they must lie in "
-            f"0 to {len(class_names) - 1}"
+            f"0 to {len(class_names) - 1}, or be {len(class_names)} for an image without class"
         )
 
 

@@ -3,7 +3,7 @@
 A stream is named by a text ("glyphs/train/A"); its items are numbered from 0. So a class's images do not
 depend on which other classes, or how many images, were asked for, and two splits share nothing.
 
-Source of the bits: Philox4x64-10, laid out as in `training.random`: the key is (seed, hash of the stream's
+Source of the bits: Philox4x64-10, laid out as in `kindgene.random`: the key is (seed, hash of the stream's
 name), the counter (blocks an item takes, item), so that no two items ever share a block. Only raw bits come
 from numpy, whose streams are guaranteed for ever; its distributions are not.
 

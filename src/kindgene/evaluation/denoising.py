@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kindgene import random
 from kindgene.data.arrays import ArrayDataset
 from kindgene.diffusion.loss import NoisedBatch, denoising_loss, noise_batch
 from kindgene.diffusion.path import DiffusionPath
-from kindgene.training import random
 
 
 def noised_batches(
@@ -31,8 +31,8 @@ def noised_batches(
         numbers = torch.arange(first, min(first + batch_size, count))
         image_B, span_B = numbers // draws, numbers % draws
         x0 = dataset.batch(image_B)
-        noise = random.noise(seed, first, len(numbers), x0.shape[1:])
-        within_B = random.uniform(seed, random.Purpose.TIMESTEP, first, len(numbers)).double()
+        noise = random.noise(seed, numbers, x0.shape[1:])
+        within_B = random.uniform(seed, random.Purpose.TIMESTEP, numbers).double()
         t_B = ((span_B + within_B) * path.num_steps / draws).long()
         yield noise_batch(path, x0, dataset.labels[image_B], t_B, noise)
 
@@ -76,9 +76,9 @@ def calibration_batches(
     if count < 1 or batch_size < 1:
         raise ValueError(f"count and batch_size must be at least 1, got {count} and {batch_size}")
     for number in range(count):
-        first = number * batch_size
-        indices_B = random.sample_indices(seed, first, batch_size, len(dataset))
+        numbers = range(number * batch_size, (number + 1) * batch_size)
+        indices_B = random.sample_indices(seed, numbers, len(dataset))
         x0 = dataset.batch(indices_B)
-        noise = random.noise(seed, first, batch_size, x0.shape[1:])
-        t_B = random.timesteps(seed, first, batch_size, path.num_steps)
+        noise = random.noise(seed, numbers, x0.shape[1:])
+        t_B = random.timesteps(seed, numbers, path.num_steps)
         yield path.add_noise(x0, noise, t_B).to(dtype), t_B, dataset.labels[indices_B]

@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+TRACKERS = ("tensorboard", "wandb", "trackio")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -23,9 +25,22 @@ class TrainConfig:
         0: none.
     elastic_shares: shares of every matrix's learngene components, one drawn for each step with equal chance (a share
         that is to come more often is named more often); 1.0 must be among them. (): always the whole learngene.
-    mixed_precision: ``"bf16"`` runs the forward under autocast; the weights keep their dtype.
+    mixed_precision: ``"bf16"`` or ``"fp16"`` runs the forward under autocast; the weights keep their dtype. fp16 scales
+        the loss, and steps whose gradient overflows are passed over while the scale is found.
+    gradient_checkpointing: blocks are computed again in backward instead of being kept.
+    compile: the model's forward goes through torch.compile.
+    parallel: what several processes do with the batch of a step. ``"data"``: each takes its share; every process holds
+        the whole model. ``"tailor"``: each takes the samples of the classes that it owns; it alone holds their tailors
+        (see `placement.py`).
+    shard_learngene: several processes hold a part of what is shared each (FSDP2).
+    on_nonfinite: what becomes of a step whose loss or gradient is not finite: ``"stop"`` raises, ``"skip"`` counts it
+        and goes on without an update, until there are too many in a row.
     seed: decides data order, timesteps, noise and label drop, all statelessly; not the initial weights.
+    num_workers: processes that read images ahead of the step; 0: none, the step waits for them.
     log_every: steps between lines of the log.
+    diagnose_every: steps between measurements of the components (`diagnostics.py`), a multiple of log_every; None: none.
+    sample_every: steps between pictures of samples from the EMA weights (`grid.py`); None: none.
+    report_to: trackers that hear of the log's lines too: ``"tensorboard"``, ``"wandb"``, ``"trackio"``.
     checkpoint_every: steps between checkpoints; None: only at the start, at the end and when stopped.
     checkpoints_total_limit: how many checkpoints are kept; None: all.
     deterministic: ask torch for deterministic algorithms while training (needed on a GPU for exact resume).
@@ -43,9 +58,18 @@ class TrainConfig:
     label_drop: float = 0.1
     ema_decay: float = 0.999
     elastic_shares: tuple[float, ...] = ()
-    mixed_precision: Literal["no", "bf16"] = "no"
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    parallel: Literal["data", "tailor"] = "data"
+    shard_learngene: bool = False
+    on_nonfinite: Literal["stop", "skip"] = "stop"
     seed: int = 0
+    num_workers: int = 0
     log_every: int = 10
+    diagnose_every: int | None = None
+    sample_every: int | None = None
+    report_to: tuple[str, ...] = ()
     checkpoint_every: int | None = None
     checkpoints_total_limit: int | None = None
     deterministic: bool = False
@@ -53,9 +77,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "gradient_accumulation_steps", "log_every"):
             _whole(name, getattr(self, name), 1)
-        for name in ("warmup_steps", "seed"):
+        for name in ("warmup_steps", "seed", "num_workers"):
             _whole(name, getattr(self, name), 0)
-        for name in ("checkpoint_every", "checkpoints_total_limit"):
+        for name in ("checkpoint_every", "checkpoints_total_limit", "diagnose_every", "sample_every"):
             if getattr(self, name) is not None:
                 _whole(name, getattr(self, name), 1)
         if self.seed >= 2**64:
@@ -78,8 +102,15 @@ class TrainConfig:
         for beta in self.betas:
             _within("each of betas", beta, 0.0, 1.0)
         _one_of("schedule", self.schedule, ("constant", "cosine"))
-        _one_of("mixed_precision", self.mixed_precision, ("no", "bf16"))
-        _one_of("deterministic", self.deterministic, (True, False))
+        _one_of("mixed_precision", self.mixed_precision, ("no", "bf16", "fp16"))
+        _one_of("parallel", self.parallel, ("data", "tailor"))
+        _one_of("on_nonfinite", self.on_nonfinite, ("stop", "skip"))
+        for name in ("gradient_checkpointing", "compile", "shard_learngene", "deterministic"):
+            _one_of(name, getattr(self, name), (True, False))
+        for tracker in self.report_to:
+            _one_of("each of report_to", tracker, TRACKERS)
+        if self.diagnose_every is not None and self.diagnose_every % self.log_every:
+            raise ValueError(f"diagnose_every is {self.diagnose_every}, no multiple of log_every, {self.log_every}")
         for share in self.elastic_shares:
             _within("each of elastic_shares", share, 0.0, 1.0, low_too=False, high_too=True)
         if self.elastic_shares and 1.0 not in self.elastic_shares:
@@ -87,11 +118,12 @@ class TrainConfig:
                 f"elastic_shares must have 1.0, the whole learngene, among them, got {self.elastic_shares}"
             )
         object.__setattr__(self, "betas", tuple(self.betas))
+        object.__setattr__(self, "report_to", tuple(self.report_to))
         object.__setattr__(self, "elastic_shares", tuple(self.elastic_shares))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {**asdict(self), "betas": list(self.betas), "elastic_shares": list(self.elastic_shares)}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

@@ -24,13 +24,13 @@ from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from kindgene import random
 from kindgene.core.bank import GatheredRows
 from kindgene.core.decomposable import Decomposable
 from kindgene.diffusion.loss import denoising_loss, drop_labels, noise_batch
 from kindgene.diffusion.path import DiffusionPath
 from kindgene.models.dit import DiT
 from kindgene.progress import NoProgress, Progress
-from kindgene.training import random
 from kindgene.training.checkpoint import Checkpoint, limit_checkpoints, save_checkpoint
 from kindgene.training.config import TrainConfig, learning_rate
 from kindgene.training.ema import EMA
@@ -181,8 +181,9 @@ class _Run:
     def draw_labels(self, first: int) -> Tensor:
         """Labels [B] of the whole step, on the CPU, some of them dropped."""
         config = self.config
+        numbers = range(first, first + config.batch_size)
         labels_B = self.dataset.labels[self.indices(first, config.batch_size)]
-        uniform_B = random.uniform(config.seed, random.Purpose.LABEL_DROP, first, config.batch_size)
+        uniform_B = random.uniform(config.seed, random.Purpose.LABEL_DROP, numbers)
         return drop_labels(labels_B, cast(Any, self.model).null_class, uniform_B, config.label_drop)
 
     def draw_share(self) -> float:
@@ -194,7 +195,7 @@ class _Run:
 
     def indices(self, first: int, count: int) -> Tensor:
         """Which entries of the data set samples `first` and on are."""
-        return random.sample_indices(self.config.seed, first, count, len(self.dataset.labels))
+        return random.sample_indices(self.config.seed, range(first, first + count), len(self.dataset.labels))
 
     def backward(self, labels_B: Tensor, rows: GatheredRows | None, first: int) -> float:
         """Forward and backward of each micro-batch; the loss, a mean over the whole step's samples."""
@@ -206,8 +207,8 @@ class _Run:
         for labels_b in labels_B.tensor_split(config.gradient_accumulation_steps):
             count = len(labels_b)
             images = self.dataset.batch(self.indices(first, count))
-            noise = random.noise(config.seed, first, count, images.shape[1:])
-            t_b = random.timesteps(config.seed, first, count, self.path.num_steps)
+            noise = random.noise(config.seed, range(first, first + count), images.shape[1:])
+            t_b = random.timesteps(config.seed, range(first, first + count), self.path.num_steps)
             images, noise = images.to(device, self.dtype), noise.to(device, self.dtype)
             batch = noise_batch(self.path, images, labels_b.to(device), t_b.to(device), noise)
             with self.accelerator.autocast():

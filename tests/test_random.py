@@ -9,17 +9,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kindgene.training.random import Purpose, noise, sample_indices, step_integer, timesteps, uniform
+from kindgene.random import Purpose, noise, sample_indices, step_integer, timesteps, uniform
 
 SEEDS = st.integers(0, 2**64 - 1)
 FIRST = st.integers(0, 2**40)
 
+DRAWS_BY_NUMBER = {
+    "indices": lambda seed, numbers: sample_indices(seed, numbers, 97),
+    "timesteps": lambda seed, numbers: timesteps(seed, numbers, 1000),
+    "noise": lambda seed, numbers: noise(seed, numbers, (1, 3, 5)),
+    "label drop": lambda seed, numbers: uniform(seed, Purpose.LABEL_DROP, numbers),
+    "flip": lambda seed, numbers: uniform(seed, Purpose.FLIP, numbers),
+}
 DRAWS = {
-    "indices": lambda seed, first, count: sample_indices(seed, first, count, 97),
-    "timesteps": lambda seed, first, count: timesteps(seed, first, count, 1000),
-    "noise": lambda seed, first, count: noise(seed, first, count, (1, 3, 5)),
-    "label drop": lambda seed, first, count: uniform(seed, Purpose.LABEL_DROP, first, count),
-    "flip": lambda seed, first, count: uniform(seed, Purpose.FLIP, first, count),
+    name: lambda seed, first, count, draw=draw: draw(seed, range(first, first + count))
+    for name, draw in DRAWS_BY_NUMBER.items()
 }
 
 
@@ -34,6 +38,14 @@ def test_a_range_is_the_concatenation_of_its_parts(name: str, seed: int, first: 
     assert len(whole) == sum(sizes)
 
 
+@pytest.mark.parametrize("name", DRAWS_BY_NUMBER)
+@given(seed=SEEDS, numbers=st.lists(st.integers(0, 60), max_size=12))
+def test_any_numbers_are_drawn_as_in_a_range(name: str, seed: int, numbers: list[int]) -> None:
+    draw = DRAWS_BY_NUMBER[name]
+    chosen = torch.tensor(numbers, dtype=torch.int64)
+    assert torch.equal(draw(seed, chosen), draw(seed, range(61))[chosen])
+
+
 @pytest.mark.parametrize("name", DRAWS)
 def test_seeds_and_samples_differ(name: str) -> None:
     draw = DRAWS[name]
@@ -46,42 +58,42 @@ def test_seeds_and_samples_differ(name: str) -> None:
 
 @given(seed=SEEDS, epoch=st.integers(0, 10**9), size=st.integers(1, 300))
 def test_every_epoch_shows_each_entry_once(seed: int, epoch: int, size: int) -> None:
-    entries = sample_indices(seed, epoch * size, size, size)
+    entries = sample_indices(seed, range(epoch * size, (epoch + 1) * size), size)
     assert torch.equal(entries.sort().values, torch.arange(size))
 
 
 def test_epochs_are_ordered_independently() -> None:
-    first, second = sample_indices(0, 0, 2000, 1000).reshape(2, 1000).numpy()
+    first, second = sample_indices(0, range(2000), 1000).reshape(2, 1000).numpy()
     assert np.mean(first == second) < 0.01
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.1
     assert abs(np.corrcoef(first, np.arange(1000))[0, 1]) < 0.1
 
 
 def test_a_callers_change_does_not_reach_later_draws() -> None:
-    before = sample_indices(3, 0, 10, 10).clone()
-    sample_indices(3, 0, 10, 10).zero_()
-    assert torch.equal(sample_indices(3, 0, 10, 10), before)
+    before = sample_indices(3, range(10), 10).clone()
+    sample_indices(3, range(10), 10).zero_()
+    assert torch.equal(sample_indices(3, range(10), 10), before)
 
 
 def test_purposes_and_seeds_are_independent() -> None:
-    streams = [uniform(seed, purpose, 0, 20_000).numpy() for seed in (0, 1, 2) for purpose in Purpose]
+    streams = [uniform(seed, purpose, range(20_000)).numpy() for seed in (0, 1, 2) for purpose in Purpose]
     correlation = np.corrcoef(streams) - np.eye(len(streams))
     assert np.abs(correlation).max() < 5 / np.sqrt(20_000)
 
 
 def test_sizes_of_sample_share_no_draws() -> None:
-    small, large = (set(noise(0, 0, 64, shape).flatten().tolist()) for shape in ((8,), (16,)))
+    small, large = (set(noise(0, range(64), shape).flatten().tolist()) for shape in ((8,), (16,)))
     assert len(small) > 500
     assert len(small & large) < 5
 
 
 def test_samples_do_not_overlap() -> None:
-    draws = noise(0, 0, 512, (1, 8, 8)).flatten()
+    draws = noise(0, range(512), (1, 8, 8)).flatten()
     assert len(draws.unique()) > 0.999 * len(draws)
 
 
 def test_noise_is_standard_normal() -> None:
-    draws = noise(11, 0, 500, (4, 10, 10)).double().flatten().numpy()
+    draws = noise(11, range(500), (4, 10, 10)).double().flatten().numpy()
     assert draws.shape == (200_000,)
     assert scipy.stats.kstest(draws, "norm").pvalue > 0.001
     assert abs(draws.mean()) < 0.01
@@ -94,11 +106,11 @@ def test_noise_is_standard_normal() -> None:
 
 
 def test_uniform_and_timesteps_are_uniform() -> None:
-    draws = uniform(5, Purpose.LABEL_DROP, 0, 100_000)
+    draws = uniform(5, Purpose.LABEL_DROP, range(100_000))
     assert draws.min() >= 0
     assert draws.max() < 1
     assert scipy.stats.kstest(draws.numpy(), "uniform").pvalue > 0.001
-    counts = torch.bincount(timesteps(5, 0, 100_000, 100), minlength=100)
+    counts = torch.bincount(timesteps(5, range(100_000), 100), minlength=100)
     assert counts.shape == (100,)
     assert scipy.stats.chisquare(counts.numpy()).pvalue > 0.001
 
@@ -115,9 +127,9 @@ def test_step_integers_reach_every_value() -> None:
 
 @pytest.mark.parametrize("shape", [(), (1,), (4, 32, 32)])
 def test_shapes_and_types(shape: tuple[int, ...]) -> None:
-    assert noise(0, 0, 3, shape).shape == (3, *shape)
-    assert noise(0, 0, 3, shape).dtype == uniform(0, Purpose.FLIP, 0, 3).dtype == torch.float32
-    assert timesteps(0, 0, 3, 10).dtype == sample_indices(0, 0, 3, 10).dtype == torch.int64
+    assert noise(0, range(3), shape).shape == (3, *shape)
+    assert noise(0, range(3), shape).dtype == uniform(0, Purpose.FLIP, range(3)).dtype == torch.float32
+    assert timesteps(0, range(3), 10).dtype == sample_indices(0, range(3), 10).dtype == torch.int64
 
 
 def test_purposes_keep_their_values() -> None:
@@ -129,21 +141,23 @@ def test_purposes_keep_their_values() -> None:
         "FLIP": 5,
         "CROP": 6,
         "ELASTIC_RANK": 7,
+        "POSTERIOR": 8,
+        "GLOBAL_STATE": 9,
     }
 
 
 def test_golden_values() -> None:
     """A change here changes every run and breaks every resume."""
-    assert sample_indices(7, 5, 8, 10).tolist() == [1, 8, 9, 5, 3, 2, 9, 3]
-    assert timesteps(7, 5, 4, 1000).tolist() == [625, 429, 213, 118]
-    assert uniform(7, Purpose.FLIP, 5, 3).tolist() == [
+    assert sample_indices(7, range(5, 13), 10).tolist() == [1, 8, 9, 5, 3, 2, 9, 3]
+    assert timesteps(7, range(5, 9), 1000).tolist() == [625, 429, 213, 118]
+    assert uniform(7, Purpose.FLIP, range(5, 8)).tolist() == [
         0.009167850017547607,
         0.40982478857040405,
         0.7720193266868591,
     ]
     assert [step_integer(7, Purpose.ELASTIC_RANK, step, 1, 9) for step in range(6)] == [3, 3, 6, 6, 5, 3]
     golden = [[0.8136914968, 0.9174757004, -0.0268307943], [-0.8188906312, 0.1597978324, 0.4113928676]]
-    torch.testing.assert_close(noise(7, 5, 2, (3,)), torch.tensor(golden), rtol=1e-6, atol=0)
+    torch.testing.assert_close(noise(7, range(5, 7), (3,)), torch.tensor(golden), rtol=1e-6, atol=0)
 
 
 def test_a_batch_costs_little() -> None:
@@ -151,10 +165,11 @@ def test_a_batch_costs_little() -> None:
     fastest = float("inf")
     for step in range(20):
         start = time.perf_counter()
-        sample_indices(0, step * 128, 128, 1797)
-        timesteps(0, step * 128, 128, 1000)
-        noise(0, step * 128, 128, (1, 8, 8))
-        uniform(0, Purpose.LABEL_DROP, step * 128, 128)
+        numbers = range(step * 128, (step + 1) * 128)
+        sample_indices(0, numbers, 1797)
+        timesteps(0, numbers, 1000)
+        noise(0, numbers, (1, 8, 8))
+        uniform(0, Purpose.LABEL_DROP, numbers)
         fastest = min(fastest, time.perf_counter() - start)
     assert fastest < 0.005
 
@@ -162,14 +177,16 @@ def test_a_batch_costs_little() -> None:
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
-        (lambda: sample_indices(0, -1, 4, 10), "asked for 4 samples from number -1"),
-        (lambda: sample_indices(0, 0, 4, 0), "has 0 entries"),
-        (lambda: timesteps(0, 0, -1, 10), "neither may be negative"),
-        (lambda: timesteps(0, 0, 1, 0), "num_steps is 0"),
-        (lambda: noise(0, 0, 1, (3, 0)), r"shape \(3, 0\)"),
-        (lambda: noise(0, 0, 1, (-1, -2)), r"shape \(-1, -2\)"),
-        (lambda: uniform(-1, Purpose.FLIP, 0, 1), "the seed is -1"),
-        (lambda: uniform(2**64, Purpose.FLIP, 0, 1), "below 2"),
+        (lambda: sample_indices(0, range(-1, 3), 10), "asked for sample number -1"),
+        (lambda: timesteps(0, torch.tensor([4, -2]), 10), "asked for sample number -2"),
+        (lambda: timesteps(0, torch.tensor([0.5]), 10), "are float32 of shape"),
+        (lambda: timesteps(0, torch.tensor([[1]]), 10), "of shape \\(1, 1\\)"),
+        (lambda: sample_indices(0, range(4), 0), "has 0 entries"),
+        (lambda: timesteps(0, range(1), 0), "num_steps is 0"),
+        (lambda: noise(0, range(1), (3, 0)), r"shape \(3, 0\)"),
+        (lambda: noise(0, range(1), (-1, -2)), r"shape \(-1, -2\)"),
+        (lambda: uniform(-1, Purpose.FLIP, range(1)), "the seed is -1"),
+        (lambda: uniform(2**64, Purpose.FLIP, range(1)), "below 2"),
         (lambda: step_integer(0, Purpose.ELASTIC_RANK, -1, 0, 2), "the step is -1"),
         (lambda: step_integer(0, Purpose.ELASTIC_RANK, 0, 2, 2), "2 <= n < 2"),
     ],
