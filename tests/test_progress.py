@@ -27,6 +27,22 @@ def test_plain_lines_where_there_is_no_terminal() -> None:
     assert "\x1b" not in file.getvalue()
 
 
+def test_memory_is_shown_where_it_is_known() -> None:
+    plain, terminal = io.StringIO(), io.StringIO()
+    for file, console in (
+        (plain, Console(file=plain)),
+        (terminal, Console(file=terminal, force_terminal=True, width=120)),
+    ):
+        progress = RichProgress("pretrain", console, seconds=0.0)
+        progress.start(2)
+        progress.update(1, loss=0.5, images_per_second=640.0, memory=1.234e9)
+        progress.update(2, memory=5e8)
+        progress.close()
+        assert "0.50 GB" in file.getvalue()
+    assert plain.getvalue().startswith("pretrain: step 1/2  loss 0.5000  640 images/s  1.23 GB  ")
+    assert NoProgress().update(1, memory=1.0) is None  # type: ignore[func-returns-value]
+
+
 def test_plain_lines_come_as_often_as_asked() -> None:
     file = io.StringIO()
     run(RichProgress(console=Console(file=file), seconds=0.0), total=5, done=2)

@@ -143,6 +143,7 @@ def test_purposes_keep_their_values() -> None:
         "ELASTIC_RANK": 7,
         "POSTERIOR": 8,
         "GLOBAL_STATE": 9,
+        "GRID": 10,
     }
 
 

@@ -1,7 +1,7 @@
 """How far a long job has come, shown to whom it may concern. Library code reports here and never prints.
 
 `Progress` is what a job talks to; `NoProgress` listens to nothing; `RichProgress` draws a bar with loss,
-images a second and time left on a terminal, and writes a plain line now and then where there is none.
+images a second, memory and time left on a terminal, and writes a plain line now and then where there is none.
 """
 
 from __future__ import annotations
@@ -27,8 +27,14 @@ class Progress(Protocol):
     def start(self, total: int, done: int = 0) -> None:
         """`total` steps there are, `done` of them already."""
 
-    def update(self, done: int, loss: float | None = None, images_per_second: float | None = None) -> None:
-        """`done` steps are done; the latest loss and the present speed, where the job has them."""
+    def update(
+        self,
+        done: int,
+        loss: float | None = None,
+        images_per_second: float | None = None,
+        memory: float | None = None,
+    ) -> None:
+        """`done` steps are done; the latest loss, the present speed and bytes of memory, where the job has them."""
 
     def close(self) -> None:
         """No more will come, whether all went well or not."""
@@ -39,7 +45,13 @@ class NoProgress:
 
     def start(self, total: int, done: int = 0) -> None: ...
 
-    def update(self, done: int, loss: float | None = None, images_per_second: float | None = None) -> None: ...
+    def update(
+        self,
+        done: int,
+        loss: float | None = None,
+        images_per_second: float | None = None,
+        memory: float | None = None,
+    ) -> None: ...
 
     def close(self) -> None: ...
 
@@ -76,10 +88,18 @@ class RichProgress:
         self._bar.start()
         self._task = self._bar.add_task(self.description, total=total, completed=done, figures="")
 
-    def update(self, done: int, loss: float | None = None, images_per_second: float | None = None) -> None:
+    def update(
+        self,
+        done: int,
+        loss: float | None = None,
+        images_per_second: float | None = None,
+        memory: float | None = None,
+    ) -> None:
         figures = "" if loss is None else f"loss {loss:.4f}"
         if images_per_second is not None:
             figures += f"  {images_per_second:.0f} images/s"
+        if memory is not None:
+            figures += f"  {memory / 1e9:.2f} GB"
         if self._bar is not None:
             self._bar.update(self._task, completed=done, figures=figures)
             return

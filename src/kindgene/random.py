@@ -46,6 +46,7 @@ class Purpose(Enum):
     ELASTIC_RANK = 7
     POSTERIOR = 8
     GLOBAL_STATE = 9
+    GRID = 10
 
 
 def sample_indices(seed: int, numbers: Numbers, dataset_size: int) -> torch.Tensor:

@@ -76,7 +76,7 @@ def test_gathering(wanted, more):
 @given(st.sets(st.integers(0, 8), max_size=6), st.integers(0, 3), st.lists(st.integers(0, 8), min_size=1, max_size=9))
 def test_slots_say_where_a_row_stands_or_point_out_of_range(present, padding, wanted):
     ids = torch.tensor([*sorted(present), *[9] * padding], dtype=torch.long)
-    found = GatheredTable(ids, torch.zeros(ids.numel(), 2), len(present))
+    found = GatheredTable(ids, torch.zeros(ids.numel(), 2), len(present), ids[: len(present)])
     slots = found.slots(torch.tensor([wanted, wanted]).mT)  # any shape, any strides
     expected = [ids.tolist().index(row) if row in present else ids.numel() for row in wanted]
     assert slots.tolist() == [[slot, slot] for slot in expected]

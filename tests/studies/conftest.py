@@ -19,7 +19,7 @@ class Stage(NoProgress):
     def start(self, total, done=0):
         self.total, self.began, self.reached = total, done, done
 
-    def update(self, done, loss, images_per_second):
+    def update(self, done, *figures):
         self.reached = done
         if done == self.at:
             self.action()

@@ -41,7 +41,7 @@ def test_finished_cells_are_taken_over(result, folder):
         def __init__(self, cell):
             self.cell = cell
 
-        def update(self, done, loss=None, images_per_second=None):
+        def update(self, done, *figures):
             trained.append(self.cell)
 
     again = run_elastic(folder / "out", scale="tiny", cache=folder / "cache", progress=Watch)

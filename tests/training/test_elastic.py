@@ -106,7 +106,7 @@ def test_every_share_is_drawn_and_micro_batches_use_the_same():
 
 def test_it_is_a_function_of_the_seed_and_resumes_bit_for_bit(tmp_path):
     class Stop(NoProgress):
-        def update(self, done, loss, images_per_second):
+        def update(self, done, *figures):
             if done == 5:
                 raise KeyboardInterrupt
 

@@ -1,11 +1,13 @@
 """Training: resumed is uninterrupted, absent classes are untouched, and what goes wrong is said in time."""
 
 import json
+import logging
+import math
 import signal
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -73,7 +75,7 @@ class Interrupt(NoProgress):
     def __init__(self, at: int, number: int = signal.SIGINT) -> None:
         self.at, self.number = at, number
 
-    def update(self, done: int, loss: float, images_per_second: float) -> None:
+    def update(self, done: int, *figures: float | None) -> None:
         if done == self.at:
             signal.raise_signal(self.number)
 
@@ -138,7 +140,7 @@ def test_killed_before_any_step_can_go_on(tmp_path: Path) -> None:
     class Dies(NoProgress):
         def start(self, total: int, done: int = 0) -> None: ...
 
-        def update(self, done: int, loss: float, images_per_second: float) -> None:
+        def update(self, done: int, *figures: float | None) -> None:
             raise RuntimeError("killed")
 
     train(model_of("dense"), data(), CONFIG, tmp_path / "whole")
@@ -325,15 +327,150 @@ def test_nothing_is_updated_from_what_is_not_finite(tmp_path: Path, where: str) 
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
 
 
+class Poisoned(DiT):
+    """A DiT whose output is not finite in some calls."""
+
+    calls = 0
+    bad: tuple[int, ...] = ()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        type(self).calls += 1
+        output = super().forward(*args, **kwargs)
+        return output * float("inf") if type(self).calls in type(self).bad else output
+
+
+def poisoned(*bad: int) -> DiT:
+    Poisoned.calls, Poisoned.bad = 0, bad
+    torch.manual_seed(0)
+    return cast(DiT, Poisoned.from_preset("tiny/2", num_classes=CLASSES, hidden_size=16, depth=1))
+
+
+def test_a_step_that_is_not_finite_can_be_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = replace(CONFIG, on_nonfinite="skip", log_every=1)
+    model = poisoned(4, 6)  # the second step's forward is call 2, and call 5 looks for where call 4 went wrong
+    with caplog.at_level(logging.WARNING):
+        result = train(model, data(), config, tmp_path / "run")
+    assert result.skipped == 2
+    assert [step for step, loss in enumerate(result.losses) if not math.isfinite(loss)] == [3, 4]
+    assert math.isfinite(result.final_loss)
+    assert "in step 4 of 20, which was not taken (1 skipped so far)" in caplog.text
+    lines = log(tmp_path / "run")
+    assert [line.get("skipped", 0) for line in lines][:6] == [0, 0, 0, 1, 2, 2]
+    assert lines[3]["loss"] is None
+    # The update was left out, and nothing else: the next step begins from the same weights.
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+    found = latest_checkpoint(tmp_path / "run/checkpoints")
+    assert found is not None
+    assert int(found.tensors("optimizer")["step.x_embedder.proj.weight"]) == 18
+
+
+def test_too_many_such_steps_in_a_row_end_the_run() -> None:
+    with pytest.raises(
+        FloatingPointError, match=r"in step 13 of 20, which was not taken, as the 10 before it"
+    ):
+        train(poisoned(*range(3, 99)), data(), replace(CONFIG, on_nonfinite="skip"))
+
+
+def test_the_layer_where_it_began_is_named() -> None:
+    model = model_of("dense")
+    with torch.no_grad():
+        model.get_parameter("blocks.0.mlp.fc1.weight")[0, 0] = float("inf")
+    with pytest.raises(FloatingPointError, match=r"the loss is nan \(first in blocks.0.mlp.fc1\) in step 1 of 20"):
+        train(model, data(), CONFIG)
+
+
+@pytest.mark.parametrize("kind", ["kind", "dense"])
+def test_fp16_finds_its_loss_scale_and_resumes_with_it(tmp_path: Path, kind: str) -> None:
+    config = replace(CONFIG, mixed_precision="fp16")
+    whole = train(model_of(kind), data(), config, tmp_path / "whole")
+    plain = train(model_of(kind), data(), CONFIG)
+    assert whole.losses[-1] == pytest.approx(plain.losses[-1], rel=0.05)
+    assert log(tmp_path / "whole")[-1]["loss_scale"] == 2.0**16 / 2**whole.skipped
+    with pytest.raises(KeyboardInterrupt):
+        train(model_of(kind), data(), config, tmp_path / "cut", progress=Interrupt(7))
+    train(model_of(kind), data(), config, tmp_path / "cut", resume="latest")
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_run_can_go_back_to_an_earlier_checkpoint(tmp_path: Path) -> None:
+    config = replace(CONFIG, checkpoint_every=5)
+    train(model_of("kind"), data(), config, tmp_path / "a")
+    train(model_of("kind"), data(), config, tmp_path / "b")
+    checkpoints = tmp_path / "b" / "checkpoints"
+    with pytest.raises(KeyboardInterrupt):
+        train(model_of("kind"), data(), config, tmp_path / "b", resume="step-00000010", progress=Interrupt(12))
+    assert sorted(path.name for path in checkpoints.iterdir())[-1] == "step-00000012"  # later ones are gone
+    train(model_of("kind"), data(), config, tmp_path / "b", resume=checkpoints / "step-00000005")
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    for other in ("step-00000099", tmp_path / "a" / "checkpoints" / "step-00000005"):
+        with pytest.raises(ValueError, match=r"is not a checkpoint of .*; it has step-00000000, step-00000005"):
+            train(model_of("kind"), data(), config, tmp_path / "b", resume=other)
+
+
+def test_what_a_backbone_draws_itself_is_resumed_too(tmp_path: Path) -> None:
+    """Torch's own generator (dropout) follows from the step."""
+
+    def noisy() -> nn.Module:
+        model = model_of("dense")
+        block = model.get_submodule("blocks.0.mlp")
+        model.set_submodule("blocks.0.mlp", nn.Sequential(block, nn.Dropout(0.5)))
+        return model
+
+    train(noisy(), data(), CONFIG, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(noisy(), data(), CONFIG, tmp_path / "cut", progress=Interrupt(7))
+    torch.manual_seed(12345)
+    train(noisy(), data(), CONFIG, tmp_path / "cut", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch compiling
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"gradient_checkpointing": True},
+        {"num_workers": 2},
+        {"compile": True},
+        {"gradient_accumulation_steps": 2, "gradient_checkpointing": True, "num_workers": 1},
+    ],
+)
+def test_ways_of_computing_a_step_agree(settings: dict[str, Any]) -> None:
+    """To rounding, which Adam makes more of where a gradient is next to nothing."""
+    config = replace(CONFIG, steps=4)
+    plain, other = model_of("kind").double(), model_of("kind").double()
+    losses = train(plain, data(), config).losses
+    assert train(other, data(), replace(config, **settings)).losses == pytest.approx(losses, rel=1e-10)
+    assert not other.module.gradient_checkpointing
+    with torch.no_grad():
+        for mine, theirs in zip(plain.parameters(), other.parameters(), strict=True):
+            assert (mine - theirs).norm() <= 1e-5 * mine.norm()
+
+
+def test_images_without_class_train_what_is_shared_alone() -> None:
+    images = data((10, 10, 10, 10))
+    unlabelled = replace(images, labels=torch.full((40,), CLASSES))
+    model = model_of("kind")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    train(model, unlabelled, replace(CONFIG, ema_decay=0.0, weight_decay=0.0))
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved
+    assert not any(name.startswith("bank.") for name in moved)
+    with pytest.raises(ValueError, match="no null label: leave out the 40 images without class"):
+        train(model_of("dense", null_row=False), unlabelled, replace(CONFIG, label_drop=0.0))
+    frozen = cast(Decomposable, model_of("kind")).freeze_learngene()
+    with pytest.raises(ValueError, match="would train nothing: leave out the 40 images without class"):
+        train(frozen, unlabelled, replace(CONFIG, label_drop=0.0))
+
+
 def test_sigterm_saves_too_and_a_second_interrupt_does_not_wait(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt, match=r"SIGTERM after step 2 of 20; resume=True goes on from"):
         train(model_of("dense"), data(), CONFIG, tmp_path / "a", progress=Interrupt(2, signal.SIGTERM))
     assert (tmp_path / "a/checkpoints/step-00000002").is_dir()
 
     class Twice(Interrupt):
-        def update(self, done: int, loss: float, images_per_second: float) -> None:
-            super().update(done, loss, images_per_second)
-            super().update(done, loss, images_per_second)
+        def update(self, done: int, *figures: float | None) -> None:
+            super().update(done, *figures)
+            super().update(done, *figures)
 
     with pytest.raises(KeyboardInterrupt):
         train(model_of("dense"), data(), CONFIG, tmp_path / "b", progress=Twice(2))
@@ -355,8 +492,9 @@ def test_progress_hears_everything() -> None:
         def start(self, total: int, done: int = 0) -> None:
             heard.append((total, done))
 
-        def update(self, done: int, loss: float, images_per_second: float) -> None:
+        def update(self, done: int, loss: float, images_per_second: float, memory: float) -> None:
             assert images_per_second > 0
+            assert memory > 2**20
             heard.append((done, loss))
 
         def close(self) -> None:
@@ -403,6 +541,13 @@ def test_what_does_not_fit_is_refused() -> None:
         ({"checkpoint_every": 0}, "checkpoint_every must be"),
         ({"checkpoints_total_limit": 0}, "checkpoints_total_limit must be"),
         ({"deterministic": "yes"}, "deterministic must be one of"),
+        ({"parallel": "pipeline"}, "parallel must be one of 'data', 'tailor', got 'pipeline'"),
+        ({"on_nonfinite": "ignore"}, "on_nonfinite must be one of"),
+        ({"compile": 1.5}, "compile must be one of"),
+        ({"num_workers": -1}, "num_workers must be a whole number of at least 0"),
+        ({"diagnose_every": 4}, "diagnose_every is 4, no multiple of log_every, 3"),
+        ({"sample_every": 0}, "sample_every must be"),
+        ({"report_to": ("mlflow",)}, "each of report_to must be one of 'tensorboard', 'wandb', 'trackio'"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(setting: dict[str, Any], message: str) -> None:

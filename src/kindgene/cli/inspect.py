@@ -34,6 +34,7 @@ def run(
 
     Sizes, classes, ranks; of every matrix the singular values, effective rank,
     drift from orthogonality, overlap between tailors, and energy of each part.
+    Of a run also its history: loss, gradients, and the diagnostics it took.
     """
     from rich.console import Console
 
@@ -71,8 +72,8 @@ def _draw(plot: Path, found: Inspection) -> None:
     structure = found.structures[0]
     title = f"{found.kind} {found.path}, weights: {structure.weights}"
     if plot.suffix and not plot.is_dir():
-        write_bytes(plot, page(structure, title))
+        write_bytes(plot, page(structure, title, found.history))
         return
     plot.mkdir(parents=True, exist_ok=True)
-    for name, data in pictures(structure, title).items():
+    for name, data in pictures(structure, title, found.history).items():
         write_bytes(plot / f"{name}.png", data)

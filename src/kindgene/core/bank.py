@@ -27,11 +27,13 @@ class GatheredTable:
     """Rows of one table as a leaf for one step: values [R, P] requires grad, ids [R] ascending, the first `count` real.
 
     Padding rows (id N) hold zeros, so that shapes do not depend on how many classes a batch happens to have.
+    `positions` [count] say where the real rows stand in the table's parameter.
     """
 
     ids: Tensor
     values: Tensor
     count: int
+    positions: Tensor
 
     @property
     def present(self) -> Tensor:
@@ -55,17 +57,40 @@ class GatheredRows:
 
 
 class RowTable(nn.Module):
-    """One parameter [N, P] whose rows are cut into named pieces, and gathered and scattered by row."""
+    """One parameter [N, P] whose rows are cut into named pieces, and gathered and scattered by row.
+
+    One process of several may hold some of the rows only (`hold`): then the parameter is [H, P], and `held` [H] says
+    which rows of the N these are, ascending. Row ids are those of the whole table, always.
+    """
+
+    held: Tensor | None
 
     def __init__(self, count: int, shapes: Shapes, dtype: torch.dtype | None = None) -> None:
         super().__init__()
+        self.count = count
         self.shapes = dict(shapes)
         self.sizes = [math.prod(shape) for shape in self.shapes.values()]
         self.rows = nn.Parameter(torch.zeros(count, sum(self.sizes), dtype=dtype))
+        self.register_buffer("held", None, persistent=False)
 
-    @property
-    def count(self) -> int:
-        return self.rows.shape[0]
+    @torch.no_grad()
+    def hold(self, ids: Tensor) -> None:
+        """Keeps the rows `ids` (ascending) and lets go of the memory of all others."""
+        assert self.held is None, "some rows are let go of already"
+        held = ids.to(self.rows.device)
+        self.rows = nn.Parameter(self.rows.detach()[held], requires_grad=self.rows.requires_grad)
+        self.held = held
+
+    def positions(self, ids: Tensor) -> Tensor:
+        """Where the rows `ids` stand in the parameter. Raises ValueError for one that this process does not hold."""
+        if self.held is None:
+            return ids
+        position = torch.searchsorted(self.held, ids)
+        found = self.held[position.clamp(max=max(0, len(self.held) - 1))] if len(self.held) else torch.full_like(ids, -1)
+        if not torch.equal(found, ids):
+            absent = ids[found != ids].tolist()
+            raise ValueError(f"this process holds {len(self.held)} of {self.count} rows, and not {absent[:10]}")
+        return position
 
     def views(self, values: Tensor) -> dict[str, Tensor]:
         """Named pieces [R, *shape] of values [R, P]; one split, so that its backward is one concatenation."""
@@ -76,7 +101,10 @@ class RowTable(nn.Module):
 
     def row(self, index: int) -> dict[str, Tensor]:
         """Named pieces [*shape] of one row: views, detached; writing to them writes to the bank."""
-        return {name: piece[0] for name, piece in self.views(self.rows.detach()[index : index + 1]).items()}
+        position = index
+        if self.held is not None:
+            position = int(self.positions(torch.tensor([index], device=self.rows.device)))
+        return {name: piece[0] for name, piece in self.views(self.rows.detach()[position : position + 1]).items()}
 
     def gather(self, wanted: Tensor, size: int) -> GatheredTable:
         """Copies the distinct wanted rows into a leaf of min(size, N) rows, zero-padded."""
@@ -87,9 +115,10 @@ class RowTable(nn.Module):
         count = present.numel()
         ids = torch.full((size,), self.count, dtype=torch.long, device=self.rows.device)
         ids[:count] = present
+        positions = self.positions(present)
         values = self.rows.new_zeros(size, self.rows.shape[1])
-        values[:count] = self.rows.detach()[present]
-        return GatheredTable(ids, values.requires_grad_(self.rows.requires_grad), count)
+        values[:count] = self.rows.detach()[positions]
+        return GatheredTable(ids, values.requires_grad_(self.rows.requires_grad), count, positions)
 
 
 class TailorBank(nn.Module):
@@ -146,6 +175,11 @@ class TailorBank(nn.Module):
         weight = weight.to(self.tailors.rows.dtype)
         tailors = self.tailor_of[classes]
         if rows is None:
+            if self.tailors.held is not None:
+                raise ValueError(
+                    "this process holds the tailors of its own classes only: give rows= (bank.gather), or take the "
+                    "model from the run's folder"
+                )
             tailor_values: Tensor = self.tailors.rows
             label_values: Tensor = self.labels.rows
             tailor_index, label_index = tailors, classes

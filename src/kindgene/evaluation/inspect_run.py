@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from kindgene.core.config import KindConfig
 from kindgene.core.convert import find_targets
 from kindgene.core.pieces import State
+from kindgene.evaluation.history import read_history
 from kindgene.evaluation.inspection import MEASURED, ClassFacts, Inspection
 from kindgene.evaluation.layers import evenly_spaced, measure
 from kindgene.evaluation.matrices import plain_matrices, trained_matrices
@@ -29,11 +31,12 @@ LOSSES = 50
 
 
 def inspect_run(root: Path, classes: Sequence[str] | None, listing: bool) -> Inspection:
-    """The latest whole checkpoint of a run. Raises ValueError where there is none."""
-    checkpoint = latest_checkpoint(RunFolder(root).checkpoints)
+    """The latest whole checkpoint of a run, and its history. Raises ValueError where there is no checkpoint."""
+    folder = RunFolder(root)
+    checkpoint = latest_checkpoint(folder.checkpoints)
     if checkpoint is None:
         raise ValueError(f"{root} is a run without any checkpoint, so it has no weights to inspect")
-    return _inspect(root, checkpoint, "run", classes, listing)
+    return replace(_inspect(root, checkpoint, "run", classes, listing), history=read_history(folder.log))
 
 
 def inspect_checkpoint(root: Path, classes: Sequence[str] | None, listing: bool) -> Inspection:

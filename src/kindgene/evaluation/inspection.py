@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from kindgene.evaluation.history import History
 from kindgene.evaluation.layers import Structure
 
 MEASURED = 32
@@ -34,7 +35,7 @@ class Inspection:
     in a plain DiT the rank of each thin pair, None where dense. `record` is what is known besides: of a pool
     `weights`, `generation`, `learngene_id`, `provenance`; of a run or checkpoint `step`, `steps`, `loss_first`,
     `loss_last`, `seconds`. `structures` is empty where nothing was measured; they name the tailors that were, out of
-    `tailor_count`.
+    `tailor_count`. `history` is that of a run whose log is here.
     """
 
     path: str
@@ -49,6 +50,7 @@ class Inspection:
     tailor_count: int
     record: dict[str, Any]
     structures: list[Structure]
+    history: History | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

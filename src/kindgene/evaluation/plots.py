@@ -19,11 +19,17 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from kindgene.evaluation.colours import BLUE as BLUE
+from kindgene.evaluation.colours import GREEN as GREEN
+from kindgene.evaluation.colours import GREY as GREY
+from kindgene.evaluation.colours import ORANGE as ORANGE
+from kindgene.evaluation.history import History
+from kindgene.evaluation.history_plot import draw_history, panels
 from kindgene.evaluation.layers import ORTHOGONAL, Layer, Number, Spectrum, Structure, TailorSpectrum, mean
 
-BLUE, ORANGE, GREEN, GREY = "#1f5fa8", "#d9662b", "#2d8a57", "#8a8a8a"
 DPI = 130
 _COLUMNS, _WIDE, _HIGH = 7, 2.0, 2.1  # panels a row; inches of a panel
+_PANEL = 2.6  # inches of a panel of the history
 _LABELS = 32  # so many tailors are named along an axis
 _NUMBERS = 12  # so many are few enough to write a number into each cell
 
@@ -49,21 +55,21 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def pictures(structure: Structure, title: str) -> dict[str, bytes]:
-    """Each picture by its name: ``spectra``; ``energy``, ``drift`` and ``overlap`` where there is something to show."""
+def pictures(structure: Structure, title: str, history: History | None = None) -> dict[str, bytes]:
+    """Each picture by its name: ``spectra``; ``energy``, ``drift``, ``overlap``, ``history`` where there is any."""
     drawn = {}
-    for name, drawing in _drawings(structure).items():
-        figure = Figure(figsize=_size(structure, name), layout="constrained")
+    for name, drawing in _drawings(structure, history).items():
+        figure = Figure(figsize=_size(structure, name, history), layout="constrained")
         figure.suptitle(title, x=0.01, ha="left", fontsize=9, color=GREY, parse_math=False)
         drawing(figure.subfigures(1, 1), structure)
         drawn[name] = png(figure)
     return drawn
 
 
-def page(structure: Structure, title: str) -> bytes:
+def page(structure: Structure, title: str, history: History | None = None) -> bytes:
     """All of them on one page."""
-    drawings = _drawings(structure)
-    sizes = [_size(structure, name) for name in drawings]
+    drawings = _drawings(structure, history)
+    sizes = [_size(structure, name, history) for name in drawings]
     heights = [height for _, height in sizes]
     figure = Figure(figsize=(max(width for width, _ in sizes), sum(heights) + 0.3), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, parse_math=False)
@@ -94,7 +100,7 @@ def draw_spectra(figure: Any, kinds: Mapping[str, Sequence[Curve]], notes: Mappi
     next(iter(axes_of.values())).set_ylabel("singular value", fontsize=8)
 
 
-def _drawings(structure: Structure) -> dict[str, Drawing]:
+def _drawings(structure: Structure, history: History | None) -> dict[str, Drawing]:
     there: dict[str, Drawing] = {"spectra": _spectra}
     if structure.tailors:
         there["energy"] = _energy
@@ -102,11 +108,15 @@ def _drawings(structure: Structure) -> dict[str, Drawing]:
         there["drift"] = _drift
     if len(structure.tailors) > 1 and structure.random_u is not None:
         there["overlap"] = _overlap
+    if history is not None and panels(history):
+        there["history"] = lambda figure, _: draw_history(figure, history)
     return there
 
 
-def _size(structure: Structure, name: str) -> tuple[float, float]:
+def _size(structure: Structure, name: str, history: History | None) -> tuple[float, float]:
     """Width and height in inches."""
+    if name == "history" and history is not None:
+        return _PANEL * max(2, len(panels(history))) + 0.3, _PANEL + 0.6
     kinds = len({layer.kind for layer in structure.layers})
     width = _WIDE * max(3, min(kinds, _COLUMNS)) + 0.3
     if name == "overlap":

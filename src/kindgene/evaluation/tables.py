@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from kindgene.evaluation.history_table import history_table
 from kindgene.evaluation.inspection import ClassFacts, Inspection
 from kindgene.evaluation.layers import ORTHOGONAL, Layer, Number, Spectrum, Structure, TailorSpectrum, mean
 
@@ -25,6 +26,8 @@ def as_text(found: Inspection, every_layer: bool = False) -> Group:
     parts: list[RenderableType] = [_header(found)]
     if found.classes:
         parts.append(_classes(found))
+    if found.history is not None and found.structures:  # a listing is of sizes alone
+        parts.append(history_table(found.history))
     for structure in found.structures:
         parts.append(Text(_HEADINGS[structure.weights], style="bold"))
         groups = _groups(structure, every_layer)

@@ -10,7 +10,7 @@ from torch import nn
 from kindgene.progress import Progress
 from kindgene.training.checkpoint import latest_checkpoint
 from kindgene.training.config import TrainConfig
-from kindgene.training.run import Dataset
+from kindgene.training.batches import Dataset
 from kindgene.training.trainer import TrainResult, train
 
 

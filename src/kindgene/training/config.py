@@ -38,7 +38,8 @@ class TrainConfig:
     seed: decides data order, timesteps, noise and label drop, all statelessly; not the initial weights.
     num_workers: processes that read images ahead of the step; 0: none, the step waits for them.
     log_every: steps between lines of the log.
-    diagnose_every: steps between measurements of the components (`diagnostics.py`), a multiple of log_every; None: none.
+    diagnose_every: steps between measurements of the components (`diagnostics.py`), a multiple of log_every; None:
+        none.
     sample_every: steps between pictures of samples from the EMA weights (`grid.py`); None: none.
     report_to: trackers that hear of the log's lines too: ``"tensorboard"``, ``"wandb"``, ``"trackio"``.
     checkpoint_every: steps between checkpoints; None: only at the start, at the end and when stopped.

@@ -1,6 +1,6 @@
 """The exponential moving average of the weights, whose cost follows the classes present in a step.
 
-Shapes: N rows of a table, P numbers a row, R rows gathered for a step.
+Shapes: N rows of a table (of those that this process holds), P numbers a row, R rows gathered for a step.
 
 Every step t means ``ema = p + d_t (ema - p)`` for all weights, with d_t = min(decay, (1 + t) / (10 + t)). A
 row whose class is absent keeps its p, so n such steps make ``ema = p + (d_1 ... d_n) (ema - p)``: they are
@@ -40,7 +40,7 @@ class EMA:
         self.steps, self.log_decay = 0, 0.0
         self.shared = {name: _fine(parameter) for name, parameter in shared_parameters(model).items()}
         self.rows = {
-            name: _Rows(_fine(table.rows), torch.zeros(table.count, dtype=torch.float64))
+            name: _Rows(_fine(table.rows), torch.zeros(len(table.rows), dtype=torch.float64))
             for name, table in row_tables(model).items()
         }
 
@@ -55,7 +55,7 @@ class EMA:
             average.lerp_(parameters[name].to(average.dtype), 1.0 - decay)
         tables = row_tables(self.model)
         for name, gathered in gathered_tables(self.model, rows).items():
-            mine, present = self.rows[name], gathered.present
+            mine, present = self.rows[name], gathered.positions
             average = mine.average.index_select(0, present)
             old = gathered.values.detach()[: gathered.count]
             average = _catch_up(average, old, before - mine.last[present.cpu()])

@@ -1,7 +1,7 @@
 """AdamW for a model whose classes live in rows: shared parameters as ever, rows only when their class is
 there.
 
-Shapes: N rows of a table, P numbers a row, R rows gathered for a step.
+Shapes: N rows of a table (of those that this process holds), P numbers a row, R rows gathered for a step.
 
 A class that is absent from an optimizer step is not touched, bit for bit: neither its row nor its moments,
 weight decay or step count (DESIGN section 3, ours). So a row's state is that of an AdamW that ran only in the
@@ -58,11 +58,11 @@ class RowAdamW:
         self.steps = torch.zeros(self.rows.shape[0], device=self.rows.device)
 
     @torch.no_grad()
-    def step(self, ids: Tensor, gradient: Tensor, lr: float) -> None:
-        """Updates the rows `ids` [R], in place, by their gradients [R, P]."""
-        if ids.numel() == 0:
+    def step(self, positions: Tensor, gradient: Tensor, lr: float) -> None:
+        """Updates the rows at `positions` [R], in place, by their gradients [R, P]."""
+        if positions.numel() == 0:
             return
-        index = ids.tolist()
+        index = positions.tolist()
         adamw(
             [self.rows[i] for i in index],
             list(gradient.unbind()),
@@ -120,7 +120,7 @@ class ModelAdamW:
             self.adamw.step()
         for name, table in gathered_tables(self.model, rows).items():
             if table.values.grad is not None:
-                self.rows[name].step(table.present, table.values.grad[: table.count], lr)
+                self.rows[name].step(table.positions, table.values.grad[: table.count], lr)
 
     def zero_grad(self) -> None:
         """Forgets the gradients of what is shared; those of gathered rows go with the rows."""

@@ -8,45 +8,37 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
-import accelerate
-import numpy as np
-import safetensors
-import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from kindgene import files
-from kindgene._version import __version__
 from kindgene.core.decomposable import Decomposable
 from kindgene.diffusion.path import DiffusionPath
-from kindgene.training.checkpoint import Checkpoint, latest_checkpoint
+from kindgene.training.batches import Dataset
+from kindgene.training.checkpoint import Checkpoint, latest_checkpoint, open_checkpoint
 from kindgene.training.config import TrainConfig
 from kindgene.training.ema import averaged_weights
+from kindgene.training.environment import environment
+from kindgene.training.optimizer import row_tables
+from kindgene.training.spread import fill_
 
-# What may change when a run is continued: it decides what is written, not what is computed.
-_FREE = ("log_every", "checkpoint_every", "checkpoints_total_limit")
-_IMAGES_HASHED = 4096
+_LOG = logging.getLogger(__name__)
 
+# What may change when a run is continued: it decides what is written, and where things are computed, not what.
+_FREE = (
+    *("log_every", "checkpoint_every", "checkpoints_total_limit", "diagnose_every", "sample_every", "report_to"),
+    *("parallel", "shard_learngene", "num_workers", "gradient_checkpointing", "compile", "on_nonfinite"),
+)
 
-class Dataset(Protocol):
-    """What training needs of a data set; `kindgene.data.arrays.ArrayDataset` is one."""
-
-    @property
-    def labels(self) -> Tensor:
-        """int64 [N], one a sample."""
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The name of each label."""
-
-    def batch(self, indices: Tensor) -> Tensor:
-        """The images [B, C, H, W] at `indices` [B]."""
+Resume = bool | str | os.PathLike[str]
+"""Whether to go on with a run: True or "latest" from its latest checkpoint, or from the one whose folder is named."""
 
 
 class RunFolder:
@@ -58,46 +50,55 @@ class RunFolder:
         self.log = path / "log.jsonl"
         self.description = path / "run.json"
 
-    @classmethod
-    def open(cls, out: str | os.PathLike[str], resume: bool) -> RunFolder:
+    def open(self, resume: Resume) -> None:
         """Makes the folder, or finds the run in it. ValueError for one not asked for, or missing."""
-        run = cls(Path(out))
-        if run.path.exists() and not run.path.is_dir():
-            raise ValueError(f"{run.path} is a file, not a folder for a run")
-        there = any(path.exists() for path in (run.description, run.checkpoints, run.log))
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"{self.path} is a file, not a folder for a run")
+        there = any(path.exists() for path in (self.description, self.checkpoints, self.log))
         if there and not resume:
             raise ValueError(
-                f"{run.path} holds a run already: pass resume=True (--resume) to continue it, or give another folder"
+                f"{self.path} holds a run already: pass resume=True (--resume latest) to continue it, or give another "
+                "folder"
             )
         if resume and not there:
-            raise ValueError(f"{run.path} holds no run to resume: start one without resume")
-        run.path.mkdir(parents=True, exist_ok=True)
-        return run
+            raise ValueError(f"{self.path} holds no run to resume: start one without resume")
+        self.path.mkdir(parents=True, exist_ok=True)
 
-    def latest(self, identity: Mapping[str, Any]) -> Checkpoint:
-        """The checkpoint to go on from. Raises ValueError where none is whole, or the run was another one."""
-        checkpoint = latest_checkpoint(self.checkpoints)
-        if checkpoint is None:
-            raise ValueError(f"{self.path} holds a run without any checkpoint: start again in another folder")
-        _check_same(checkpoint, identity)
-        return checkpoint
+    def checkpoint(self, resume: Resume, identity: Mapping[str, Any]) -> Checkpoint | None:
+        """The checkpoint to go on from, every file of it checked; None where the run died before its first one.
 
-    def describe(self, identity: Mapping[str, Any], model: nn.Module) -> None:
+        Raises ValueError where none is whole, the one named is not there, or the run was another one.
+        """
+        if resume is True or resume == "latest":
+            found = latest_checkpoint(self.checkpoints)
+            if found is None:
+                _LOG.warning("%s has no checkpoint yet: the run begins again", self.path)
+                return None
+        else:
+            found = open_checkpoint(self._named(Path(cast(str, resume))))
+        _check_same(found, identity)
+        return found
+
+    def _named(self, path: Path) -> Path:
+        """The folder of a checkpoint of this run, given as a path or by its name alone."""
+        for candidate in (path, self.checkpoints / path):
+            if candidate.is_dir() and candidate.resolve().parent == self.checkpoints.resolve():
+                return candidate
+        there = sorted(entry.name for entry in self.checkpoints.glob("step-*"))
+        listed = ", ".join(there) or "none"
+        raise ValueError(f"{path} is not a checkpoint of {self.path}; it has {listed}; or say latest")
+
+    def describe(self, identity: Mapping[str, Any], model: nn.Module, processes: int) -> None:
         """Writes run.json."""
         counts = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+        counts += [
+            ((table.count - len(table.rows)) * table.rows.shape[1], True) for table in row_tables(model).values()
+        ]  # rows that other processes hold
         facts = {
             "parameters": sum(count for count, _ in counts),
             "trainable_parameters": sum(count for count, trained in counts if trained),
             "seed": identity["config"]["seed"],
-            "versions": {
-                "kindgene": __version__,
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "accelerate": accelerate.__version__,
-                "numpy": np.__version__,
-                "safetensors": safetensors.__version__,
-            },
-            "machine": {"platform": platform.platform(), "threads": torch.get_num_threads()},
+            **environment(processes),
         }
         files.write_json(self.description, {**identity, **facts})
 
@@ -126,7 +127,7 @@ def identity_of(model: nn.Module, dataset: Dataset, config: TrainConfig, path: D
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     facts = {
         "config": config.to_dict(),
-        "data": data_fingerprint(dataset),
+        "data": dataset.fingerprint(),
         "model": {
             "backbone": {key: value for key, value in settings.items() if not key.startswith("_")},
             "kind": model.kind.to_dict() if isinstance(model, Decomposable) else None,
@@ -135,21 +136,6 @@ def identity_of(model: nn.Module, dataset: Dataset, config: TrainConfig, path: D
         "path": asdict(path),
     }
     return cast(dict[str, Any], json.loads(json.dumps(facts, default=str)))
-
-
-def data_fingerprint(dataset: Dataset) -> dict[str, Any]:
-    """Size, class names, SHA-256 of all labels and of the images (at most 4,096, evenly spaced)."""
-    count = len(dataset.labels)
-    indices = torch.arange(count) if count <= _IMAGES_HASHED else torch.arange(_IMAGES_HASHED) * count // _IMAGES_HASHED
-    images = hashlib.sha256()
-    for part in indices.split(256):
-        images.update(dataset.batch(part).contiguous().numpy().tobytes())
-    return {
-        "images": count,
-        "class_names": list(dataset.class_names),
-        "labels_sha256": hashlib.sha256(dataset.labels.numpy().tobytes()).hexdigest(),
-        "images_sha256": images.hexdigest(),
-    }
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
@@ -163,7 +149,11 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -
                 f"{source}: {key} is {weights[key].dtype} {list(weights[key].shape)}, the model has "
                 f"{value.dtype} {list(value.shape)}"
             )
-    model.load_state_dict(dict(weights), strict=True)
+    if any(isinstance(value, DTensor) for value in mine.values()):
+        for key, value in mine.items():
+            fill_(value, weights[key])
+    else:
+        model.load_state_dict(dict(weights), strict=True)
 
 
 def load_checkpoint_model(out: str | os.PathLike[str], model: nn.Module, weights: Literal["ema", "raw"] = "ema") -> int:

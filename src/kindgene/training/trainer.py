@@ -1,14 +1,16 @@
-"""`train`: the loop. Draw a batch, forward, loss, backward, clip, update, average; log and checkpoint.
+"""`train`: a run from its first step to its last, or to where it is stopped: what it logs, keeps, and goes on from.
 
-Shapes: B samples of an optimizer step, b of a micro-batch, C classes. Sample numbers are global: step k of a
-run uses k*B to (k+1)*B - 1, and all that is random is a function of them (`random.py`), so there is no
-generator to save.
+What a step computes is in `step.py`, what it computes it from in `batches.py`. All that is random is a function of the
+configuration and global sample numbers, so there is no generator to save, and it does not matter how many processes
+take part: the program is the same under python, ``accelerate launch`` and ``torchrun``.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import os
+import signal
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -18,35 +20,42 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import GradientAccumulationPlugin
-from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch import nn
 
-from kindgene import random
-from kindgene.core.bank import GatheredRows
 from kindgene.core.decomposable import Decomposable
-from kindgene.diffusion.loss import denoising_loss, drop_labels, noise_batch
 from kindgene.diffusion.path import DiffusionPath
 from kindgene.models.dit import DiT
 from kindgene.progress import NoProgress, Progress
-from kindgene.training.checkpoint import Checkpoint, limit_checkpoints, save_checkpoint
+from kindgene.training.batches import Batches, Dataset
+from kindgene.training.checkpoint import Checkpoint, drop_later, limit_checkpoints, open_checkpoint, save_checkpoint
+from kindgene.training.checks import check_fit, check_spread
 from kindgene.training.config import TrainConfig, learning_rate
-from kindgene.training.ema import EMA
-from kindgene.training.optimizer import ModelAdamW, shared_parameters
-from kindgene.training.run import Dataset, RunFolder, identity_of, load_checkpoint_model, load_weights
+from kindgene.training.diagnostics import diagnose
+from kindgene.training.environment import memory_in_use
+from kindgene.training.grid import draw_grid
+from kindgene.training.keep import held_rows, put_together, take_rows
+from kindgene.training.placement import Division, EvenDivision, Placement
+from kindgene.training.processes import Processes, launched
+from kindgene.training.run import Resume, RunFolder, identity_of, load_checkpoint_model, load_weights
+from kindgene.training.spread import recomputing
+from kindgene.training.step import Stepper, Taken
 from kindgene.training.stop import Stop, stop_signals
+from kindgene.training.trackers import Trackers, check_trackers
 
 __all__ = ["Dataset", "TrainConfig", "TrainResult", "learning_rate", "load_checkpoint_model", "train"]
+
+MOST_IN_A_ROW = 10
+"""With on_nonfinite="skip", a run ends all the same after so many steps in a row that could not be taken (ours)."""
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class TrainResult:
     """What a run came to, sessions before a resume included.
 
-    losses: of every step; final_loss: mean of the last 50; seconds: spent in steps; out: the run's folder, if
-    any.
+    losses: of every step; final_loss: mean of the last 50; seconds: spent in steps; skipped: steps without an update,
+    as their loss or gradient was not finite; out: the run's folder, if any.
     """
 
     steps: int
@@ -55,6 +64,7 @@ class TrainResult:
     final_loss: float
     losses: tuple[float, ...]
     out: Path | None
+    skipped: int = 0
 
 
 def train(
@@ -63,7 +73,7 @@ def train(
     config: TrainConfig,
     out: str | os.PathLike[str] | None = None,
     *,
-    resume: bool = False,
+    resume: Resume = False,
     path: DiffusionPath | None = None,
     progress: Progress | None = None,
 ) -> TrainResult:
@@ -71,37 +81,62 @@ def train(
 
     The model moves to the device that Accelerate chooses, and is left with its EMA weights (raw ones if
     ema_decay is 0), in eval mode. With `out` the run leaves run.json, log.jsonl and checkpoints there, the
-    last one holding raw weights too; ``resume=True`` goes on from the latest, as if it had never stopped.
-    `path` defaults to the model's own.
+    last one holding raw weights too; ``resume=True`` goes on from the latest, as if it had never stopped, and the path
+    of an earlier one goes back to that. `path` defaults to the model's own.
+
+    In several processes each calls it with a model, data and settings alike; the main one writes and shows. Where the
+    model is then spread over them (parallel="tailor", shard_learngene) it is left so: take it from the run's folder.
 
     Ctrl-C and SIGTERM finish the step, write a checkpoint and raise KeyboardInterrupt. Raises
     FloatingPointError, before the update, where the loss or the gradient is not finite; ValueError for what
     does not fit together.
     """
     path = DiffusionPath.of(model) if path is None else path
-    _check(model, dataset, config)
-    if resume and out is None:
-        raise ValueError("resume=True needs the folder of the run: give out")
-    identity = identity_of(model, dataset, config, path) if out is not None else {}
-    folder = None if out is None else RunFolder.open(out, resume)
-    checkpoint = folder.latest(identity) if folder is not None and resume else None
-    shown = NoProgress() if progress is None else progress
+    check_fit(model, dataset, config)
+    if out is None:
+        needing = {"resume": resume, "report_to": config.report_to, "sample_every": config.sample_every}
+        for name, wanted in needing.items():
+            if wanted:
+                raise ValueError(f"{name}={wanted} needs the folder of the run: give out")
+    check_trackers(config.report_to)
     with ExitStack() as stack:
-        accelerator = stack.enter_context(_accelerator(config.mixed_precision))
+        processes = stack.enter_context(launched(config.mixed_precision))
+        check_spread(model, config, out, processes)
+        identity = identity_of(model, dataset, config, path) if out is not None else {}
+        folder = None if out is None else RunFolder(Path(out))
+        found = processes.share(None if folder is None else processes.first(lambda: _open(folder, resume, identity)))
+        checkpoint = None if found is None else open_checkpoint(Path(found), checked=True)
+
         stack.enter_context(_deterministic(config.deterministic))
+        gpus = [processes.device] if processes.device.type == "cuda" else []
+        stack.enter_context(torch.random.fork_rng(gpus))
         stop = stack.enter_context(stop_signals())
-        model.to(accelerator.device).train()
+        stack.enter_context(recomputing(model, config.gradient_checkpointing))
         if isinstance(model, Decomposable):
             model.weights = "raw"
-        run = _Run(model, dataset, config, path, accelerator, folder, identity)
+        run = _Run(model, dataset, config, path, processes, folder, identity)
         if checkpoint is not None:
             run.restore(checkpoint)
+        processes.first(lambda: None if folder is None else folder.describe(identity, model, processes.size))
         if folder is not None:
-            folder.describe(identity, model)
+            begun = None if checkpoint is None else run.step
+            trackers = Trackers(config.report_to, folder.path, identity, resume_step=begun, main=processes.main)
+            run.trackers = stack.enter_context(trackers)
+        shown = NoProgress() if progress is None or not processes.main else progress
         stack.callback(shown.close)
         shown.start(config.steps, run.step)
         run.loop(shown, stop)
+        processes.wait()  # none leaves while another still talks to it
     return run.finish()
+
+
+def _open(folder: RunFolder, resume: Resume, identity: dict[str, Any]) -> str | None:
+    """Opens the run's folder; the path of the checkpoint to go on from, if any."""
+    folder.open(resume)
+    checkpoint = folder.checkpoint(resume, identity) if resume else None
+    if checkpoint is None:
+        folder.cut_log(0)
+    return None if checkpoint is None else str(checkpoint.path)
 
 
 class _Run:
@@ -113,19 +148,38 @@ class _Run:
         dataset: Dataset,
         config: TrainConfig,
         path: DiffusionPath,
-        accelerator: Any,
+        processes: Processes,
         folder: RunFolder | None,
         identity: dict[str, Any],
     ) -> None:
-        self.model, self.dataset, self.config, self.path = model, dataset, config, path
-        self.accelerator, self.folder, self.identity = accelerator, folder, identity
-        self.dtype = next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
-        self.optimizer = ModelAdamW(model, betas=config.betas, weight_decay=config.weight_decay)
-        self.ema = EMA(model, config.ema_decay) if config.ema_decay > 0 else None
-        self.step, self.seconds = 0, 0.0
+        self.model, self.config, self.processes = model, config, processes
+        self.folder, self.identity, self.path = folder, identity, path
+        self.trackers: Trackers | None = None
+        classes = len(dataset.class_names)
+        self.placement: Placement | None = None
+        division: Division = EvenDivision(processes.size)
+        if config.parallel == "tailor" and processes.size > 1 and isinstance(model, Decomposable):
+            images = torch.bincount(dataset.labels, minlength=classes)[:classes].tolist()
+            self.placement = division = Placement.of(model.bank.tailor_of.tolist(), images, processes.size)
+        self.batches = Batches(
+            dataset,
+            config,
+            null_class=cast(Any, model).null_class,
+            num_timesteps=path.num_steps,
+            division=division,
+            rank=processes.rank,
+        )
+        self.stepper = Stepper(model.train(), config, path, self.batches, processes, self.placement)
+        self.seconds = 0.0
         self.saved: int | None = None
         self.losses: list[float] = []
-        self.seen = torch.zeros(len(dataset.class_names), dtype=torch.bool)
+        self.skipped = self.in_a_row = 0
+        self.seen = torch.zeros(classes, dtype=torch.bool)
+
+    @property
+    def step(self) -> int:
+        """How many steps are done."""
+        return self.stepper.step
 
     def loop(self, shown: Progress, stop: Stop) -> None:
         """All steps that are left."""
@@ -133,156 +187,143 @@ class _Run:
         recent: deque[float] = deque(maxlen=20)
         if self.saved is None:
             self.save()  # so that a run can go on from any moment, the first steps included
-        while self.step < config.steps and stop.requested is None:
+        parts = self.batches.read(self.step, self.processes.device)
+        while self.step < config.steps and not self.asked_to_stop(stop):
             started = time.perf_counter()
-            loss, norm, lr = self.one_step()
+            taken = self.stepper.take(parts)
+            self.account(taken)
             recent.append(time.perf_counter() - started)
             self.seconds += recent[-1]
             speed = config.batch_size * len(recent) / sum(recent)
-            if self.folder is not None and (self.step % config.log_every == 0 or self.step == config.steps):
-                self.folder.append(self.log_line(norm, lr, speed))
+            if self.step % config.log_every == 0 or self.step == config.steps:
+                self.log(taken, speed)
+            if self.folder is not None and config.sample_every is not None and self.step % config.sample_every == 0:
+                self.draw(self.folder)
             if config.checkpoint_every is not None and self.step % config.checkpoint_every == 0:
                 self.save()
-            shown.update(self.step, loss, speed)
+            shown.update(self.step, taken.loss, speed, memory_in_use(self.processes.device))
         self.save()
         if stop.requested is not None:
             where = "" if self.folder is None else f"; resume=True goes on from {self.folder.path}"
             raise KeyboardInterrupt(f"{stop.requested} after step {self.step} of {config.steps}{where}")
 
-    def one_step(self) -> tuple[float, float, float]:
-        """One optimizer step; its loss, the gradients' norm before clipping, and the learning rate."""
-        first = self.step * self.config.batch_size
-        labels_B = self.draw_labels(first)
-        device = self.accelerator.device
-        rows = None
-        if isinstance(self.model, Decomposable):
-            rows = self.model.bank.gather(labels_B.to(device), self.config.batch_size)
+    def asked_to_stop(self, stop: Stop) -> bool:
+        """Whether any process was asked to; then all know it, and by which signal."""
+        if self.processes.size > 1:
+            number = 0 if stop.requested is None else signal.Signals[stop.requested].value
+            number = self.processes.largest(number)
+            stop.requested = signal.Signals(number).name if number else None
+        return stop.requested is not None
 
-        # Gradients.
-        self.optimizer.zero_grad()
-        loss = self.backward(labels_B, rows, first)
-        leaves = self.optimizer.leaves(rows)
-        norm = get_total_norm(cast(Tensor, leaf.grad) for leaf in leaves.values())
-        self.check_finite(loss, float(norm), leaves)
-        if self.config.gradient_clip is not None:
-            clip_grads_with_norm_(leaves.values(), self.config.gradient_clip, norm)
-
-        # Update.
-        lr = learning_rate(self.config, self.step)
-        self.optimizer.step(lr, rows)
-        self.optimizer.zero_grad()
-        if self.ema is not None:
-            self.ema.update(rows)
+    def account(self, taken: Taken) -> None:
+        """Remembers a step that was taken, or refuses to go on after one that could not be."""
+        labels_B = self.batches.step_labels(self.step - 1)
         self.seen[labels_B[labels_B < len(self.seen)]] = True
-        self.losses.append(loss)
-        self.step += 1
-        return loss, float(norm), lr
-
-    def draw_labels(self, first: int) -> Tensor:
-        """Labels [B] of the whole step, on the CPU, some of them dropped."""
-        config = self.config
-        numbers = range(first, first + config.batch_size)
-        labels_B = self.dataset.labels[self.indices(first, config.batch_size)]
-        uniform_B = random.uniform(config.seed, random.Purpose.LABEL_DROP, numbers)
-        return drop_labels(labels_B, cast(Any, self.model).null_class, uniform_B, config.label_drop)
-
-    def draw_share(self) -> float:
-        """How much of the learngene this step uses: all of it, unless the training is elastic."""
-        shares = self.config.elastic_shares
-        if not shares:
-            return 1.0
-        return shares[random.step_integer(self.config.seed, random.Purpose.ELASTIC_RANK, self.step, 0, len(shares))]
-
-    def indices(self, first: int, count: int) -> Tensor:
-        """Which entries of the data set samples `first` and on are."""
-        return random.sample_indices(self.config.seed, range(first, first + count), len(self.dataset.labels))
-
-    def backward(self, labels_B: Tensor, rows: GatheredRows | None, first: int) -> float:
-        """Forward and backward of each micro-batch; the loss, a mean over the whole step's samples."""
-        config, device = self.config, self.accelerator.device
-        kwargs: dict[str, Any] = {}
-        if rows is not None:
-            kwargs = {"rows": rows, "learngene_share": self.draw_share()}
-        total = torch.zeros((), device=device)
-        for labels_b in labels_B.tensor_split(config.gradient_accumulation_steps):
-            count = len(labels_b)
-            images = self.dataset.batch(self.indices(first, count))
-            noise = random.noise(config.seed, range(first, first + count), images.shape[1:])
-            t_b = random.timesteps(config.seed, range(first, first + count), self.path.num_steps)
-            images, noise = images.to(device, self.dtype), noise.to(device, self.dtype)
-            batch = noise_batch(self.path, images, labels_b.to(device), t_b.to(device), noise)
-            with self.accelerator.autocast():
-                output = self.model(batch.x_t, batch.t, batch.labels, **kwargs)
-            output = output if isinstance(output, Tensor) else output.sample
-            loss = denoising_loss(self.path, output, batch).sum() / config.batch_size
-            self.accelerator.backward(loss)
-            total = total + loss.detach()
-            first += count
-        return float(total)
-
-    def check_finite(self, loss: float, norm: float, leaves: dict[str, Tensor]) -> None:
-        """Refuses to update from a loss or a gradient that is not finite."""
-        if math.isfinite(loss) and math.isfinite(norm):
+        self.losses.append(taken.loss)
+        scale = self.stepper.scale
+        overflowed = bool(taken.wrong) and math.isfinite(taken.loss) and not scale.exhausted
+        if not taken.wrong or overflowed:
+            scale.update(not taken.wrong)
+            self.skipped += overflowed
+            self.in_a_row = 0
             return
-        what = f"the loss is {loss}"
-        if math.isfinite(loss):
-            bad = [name for name, leaf in leaves.items() if not torch.isfinite(cast(Tensor, leaf.grad)).all()]
-            what = f"the gradient's norm is {norm}" + (f" (first in {bad[0]})" if bad else "")
-        self.optimizer.zero_grad()
         kept = "there is no checkpoint"
         if self.folder is not None and self.saved is not None:
             kept = f"the last good checkpoint is {self.folder.checkpoints / f'step-{self.saved:08d}'}"
-        raise FloatingPointError(
-            f"{what} in step {self.step + 1} of {self.config.steps}, which was not taken; {kept}. "
-            "A lower learning rate or a longer warm-up may help"
-        )
+        told = f"{taken.wrong} in step {self.step} of {self.config.steps}, which was not taken"
+        self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
+        if self.config.on_nonfinite == "stop" or self.in_a_row > MOST_IN_A_ROW:
+            often = "" if self.in_a_row == 1 else f", as the {self.in_a_row - 1} before it"
+            raise FloatingPointError(f"{told}{often}; {kept}. A lower learning rate or a longer warm-up may help")
+        if self.processes.main:
+            _LOG.warning("%s (%d skipped so far)", told, self.skipped)
 
-    def log_line(self, norm: float, lr: float, speed: float) -> dict[str, Any]:
+    def log(self, taken: Taken, speed: float) -> None:
         """What the log says of the steps since its last line."""
         since = (self.step - 1) % self.config.log_every + 1
-        return {
+        line: dict[str, Any] = {
             "step": self.step,
             "loss": _mean(self.losses[-since:]),
-            "grad_norm": norm,
-            "lr": lr,
+            "grad_norm": _finite(taken.norm),
+            "lr": taken.lr,
             "images": self.step * self.config.batch_size,
             "images_per_second": round(speed, 2),
             "classes_seen": int(self.seen.sum()),
         }
+        if self.skipped:
+            line["skipped"] = self.skipped
+        if self.stepper.scale.dynamic:
+            line["loss_scale"] = self.stepper.scale.scale
+        if self.config.diagnose_every is not None and self.step % self.config.diagnose_every == 0:
+            norms = {"learngene": _finite(taken.learngene_norm), "tailors": _finite(taken.tailors_norm)}
+            line["diagnostics"] = {**diagnose(self.model, self.processes), "gradient_norm": norms}
+        if self.folder is not None and self.processes.main:
+            self.folder.append(line)
+        if self.trackers is not None:
+            self.trackers.log(line, self.step)
+
+    def draw(self, folder: RunFolder) -> None:
+        """A picture of samples as the averaged weights draw them now."""
+        images = draw_grid(
+            *(self.model, self.stepper.ema, self.path, folder.path, self.step),
+            seed=self.config.seed,
+            processes=self.processes,
+        )
+        if self.trackers is not None and images is not None:
+            self.trackers.log_images({"samples": images}, self.step)
 
     def save(self) -> None:
         """Writes a checkpoint of this moment, once."""
         if self.folder is None or self.saved == self.step:
             return
+        stepper, folder = self.stepper, self.folder
+        states = {"model": self.model.state_dict(), "optimizer": stepper.optimizer.state()}
+        if stepper.ema is not None:
+            states["ema"] = stepper.ema.state()
+        rows, held = take_rows(self.model, states, self.placement, self.processes)
         tensors = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state(),
-            "history": {"losses": torch.tensor(self.losses, dtype=torch.float64), "seen": self.seen},
+            name: put_together(state, self.config.shard_learngene, self.processes) for name, state in states.items()
         }
-        if self.ema is not None:
-            tensors["ema"] = self.ema.state()
-        self.folder.sync_log()
-        state = {"identity": self.identity, "seconds": self.seconds}
-        save_checkpoint(self.folder.checkpoints, self.step, tensors, state)
+        tensors["history"] = {"losses": torch.tensor(self.losses, dtype=torch.float64), "seen": self.seen}
+        state = {
+            "identity": self.identity,
+            "seconds": self.seconds,
+            "processes": self.processes.size,
+            "skipped": [self.skipped, self.in_a_row],
+            "loss_scale": [stepper.scale.scale, stepper.scale.good],
+        }
+        self.processes.first(folder.sync_log)
+        save_checkpoint(folder.checkpoints, self.step, tensors, state, processes=self.processes, rows=rows, held=held)
         self.saved = self.step
-        limit_checkpoints(self.folder.checkpoints, self.config.checkpoints_total_limit)
+        self.processes.first(lambda: limit_checkpoints(folder.checkpoints, self.config.checkpoints_total_limit))
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Becomes what the run was at that checkpoint, its log included."""
-        assert self.folder is not None
-        load_weights(self.model, checkpoint.tensors("model"), str(checkpoint.file("model")))
-        self.optimizer.load(checkpoint.tensors("optimizer"), str(checkpoint.file("optimizer")))
-        if self.ema is not None:
-            self.ema.load(checkpoint.tensors("ema"), str(checkpoint.file("ema")))
-        history = checkpoint.tensors("history")
+        folder, stepper, held = self.folder, self.stepper, held_rows(self.model)
+        assert folder is not None
+        load_weights(self.model, checkpoint.tensors("model", held), str(checkpoint.file("model")))
+        stepper.optimizer.load(checkpoint.tensors("optimizer", held), str(checkpoint.file("optimizer")))
+        if stepper.ema is not None:
+            stepper.ema.load(checkpoint.tensors("ema", held), str(checkpoint.file("ema")))
+        history, state = checkpoint.tensors("history"), checkpoint.state
         self.losses, self.seen = history["losses"].tolist(), history["seen"]
-        self.step, self.seconds, self.saved = checkpoint.step, checkpoint.state["seconds"], checkpoint.step
-        self.folder.cut_log(self.step)
+        self.seconds, self.saved = state["seconds"], checkpoint.step
+        self.skipped, self.in_a_row = state.get("skipped", (0, 0))
+        stepper.scale.scale, stepper.scale.good = state.get("loss_scale", (stepper.scale.scale, stepper.scale.good))
+        stepper.step = checkpoint.step
+        before = state.get("processes", 1)
+        if before != self.processes.size and self.processes.main:
+            _LOG.warning(
+                "this run was of %d processes and goes on in %d: the same samples, equal within rounding, not bitwise",
+                *(before, self.processes.size),
+            )
+        self.processes.first(lambda: folder.cut_log(self.step))
+        self.processes.first(lambda: drop_later(folder.checkpoints, self.step))
 
     def finish(self) -> TrainResult:
         """Leaves the model as promised."""
-        if self.ema is not None:
-            self.ema.copy_to_model()
+        if self.stepper.ema is not None:
+            self.stepper.ema.copy_to_model()
             if isinstance(self.model, Decomposable):
                 self.model.weights = "ema"
         if isinstance(self.model, DiT):
@@ -292,51 +333,11 @@ class _Run:
             steps=self.step,
             images=self.step * self.config.batch_size,
             seconds=self.seconds,
-            final_loss=_mean(self.losses[-50:]),
+            final_loss=_mean(self.losses[-50:]) or math.nan,
             losses=tuple(self.losses),
             out=None if self.folder is None else self.folder.path,
+            skipped=self.skipped,
         )
-
-
-def _check(model: nn.Module, dataset: Dataset, config: TrainConfig) -> None:
-    """Refuses a model, data and settings that do not fit together."""
-    facts = cast(Any, model)
-    names: tuple[str, ...] | None = facts.class_names
-    if len(dataset.class_names) != facts.num_classes:
-        raise ValueError(
-            f"the data has {len(dataset.class_names)} classes, the model {facts.num_classes}: "
-            "take dataset.subset(...) or a model with as many"
-        )
-    if names is not None and tuple(names) != tuple(dataset.class_names):
-        raise ValueError(
-            f"the model's classes are {list(names)[:10]}, the data's {list(dataset.class_names)[:10]}: "
-            "dataset.subset(model.class_names) puts them in the model's order"
-        )
-    if config.elastic_shares and not (isinstance(model, Decomposable) and shared_parameters(model)):
-        raise ValueError("elastic_shares trains a learngene, and here is none to train: leave it out")
-    if config.label_drop == 0:
-        return
-    if facts.null_class is None:
-        raise ValueError("this model has no null label: set label_drop=0")
-    if isinstance(model, Decomposable) and not shared_parameters(model):
-        raise ValueError("the learngene is frozen, so samples without a label would train nothing: set label_drop=0")
-
-
-@contextmanager
-def _accelerator(mixed_precision: str) -> Iterator[Any]:
-    """An Accelerator for one run; its process-wide state is taken down again, unless the caller had one."""
-    mine = not AcceleratorState._shared_state
-    try:
-        accelerator = Accelerator(
-            mixed_precision=mixed_precision,
-            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        )
-        if accelerator.num_processes != 1:
-            raise ValueError(f"training runs in one process, but was launched in {accelerator.num_processes}")
-        yield accelerator
-    finally:
-        if mine:
-            AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @contextmanager
@@ -356,5 +357,11 @@ def _deterministic(wanted: bool) -> Iterator[None]:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
-def _mean(values: list[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan
+def _mean(values: list[float]) -> float | None:
+    """Of the finite ones; None where there are none."""
+    finite = [value for value in values if math.isfinite(value)]
+    return math.fsum(finite) / len(finite) if finite else None
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

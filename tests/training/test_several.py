@@ -1,0 +1,180 @@
+"""Several processes do what one does: the same weights, optimizer state and averages, however the model is spread."""
+
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+
+from kindgene.training.checkpoint import latest_checkpoint
+
+PROGRAM = Path(__file__).parent / "programs" / "several.py"
+
+
+def load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("several", PROGRAM)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+several = load()
+GROUPS = {
+    "replicated": ("data", "data-float32", "dense", "accumulation", "elastic", "frozen", "recomputed"),
+    "tailors": ("tailor", "tailor-accumulation", "tailor-map", "tailor-frozen", "one-sample"),
+    "sharded": ("sharded", "sharded-tailor", "sharded-dense"),
+    "compiled": ("compiled",),
+}
+
+
+def launch(*arguments: str, processes: int = 2) -> subprocess.Popen[str]:
+    """The program in several processes, as torchrun starts them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", f"--master-port={port}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    return subprocess.Popen(
+        [*command, str(PROGRAM), *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(started: subprocess.Popen[str]) -> None:
+    told, _ = started.communicate(timeout=200)
+    assert started.returncode == 0, told
+
+
+def states(out: Path) -> dict[str, dict[str, Tensor]]:
+    found = latest_checkpoint(out / "checkpoints")
+    assert found is not None
+    return {name: found.tensors(name) for name in found.names}
+
+
+def far_apart(one: dict[str, dict[str, Tensor]], other: dict[str, dict[str, Tensor]]) -> float:
+    """The largest difference of two tensors relative to the first one's norm."""
+    assert one.keys() == other.keys()
+    largest = 0.0
+    for name, state in one.items():
+        assert state.keys() == other[name].keys()
+        for key, value in state.items():
+            difference = (value.double() - other[name][key].double()).norm()
+            largest = max(largest, float(difference / value.double().norm().clamp(min=1e-12)))
+    return largest
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch compiling
+@pytest.mark.parametrize("group", GROUPS)
+def test_two_processes_do_what_one_does(tmp_path: Path, group: str) -> None:
+    cases = GROUPS[group]
+    finish(launch(str(tmp_path / "two"), *cases))
+    for case in cases:
+        alone = several.run(case, tmp_path / "one" / case)
+        # In float32 rounding decides about components whose gradient is zero, and Adam makes steps of that.
+        bound = 5e-3 if case == "data-float32" else 1e-10
+        assert far_apart(states(tmp_path / "one" / case), states(tmp_path / "two" / case)) < bound, case
+        first, last = alone.losses[0], alone.losses[-1]
+        assert first != last  # something was learned, so there was something to compare
+
+
+def test_every_case_is_in_a_group() -> None:
+    assert sorted(case for cases in GROUPS.values() for case in cases) == sorted(several.CASES)
+
+
+def test_tailors_are_never_communicated(tmp_path: Path) -> None:
+    """Bytes that are summed in a step: with tailor parallelism those of the learngene alone, and a few numbers."""
+    finish(launch("--count", str(tmp_path), "data", "tailor"))
+    counted = {
+        case: int((tmp_path / f"{case}-0.txt").read_text()) / several.BASE["steps"] for case in ("data", "tailor")
+    }
+    model = several.model_of({})
+    learngene = sum(parameter.nbytes for parameter in model.module.parameters() if parameter.requires_grad)
+    row = sum(table.rows[0].nbytes for table in model.bank.tables.values())
+    few = 64  # the loss, a norm, the question whether to stop
+    # Class "a" has more than half of the images, so everyone holds it: its row is summed in the steps that have it.
+    assert learngene <= counted["tailor"] <= learngene + row + few
+    assert counted["data"] > learngene + 2 * row
+
+
+def test_a_process_holds_the_learngene_and_its_own_tailors(tmp_path: Path) -> None:
+    finish(launch("--hold", str(tmp_path), "tailor"))
+    held = [
+        {line.split()[0]: int(line.split()[1]) for line in (tmp_path / f"held-{rank}.txt").read_text().splitlines()}
+        for rank in range(2)
+    ]
+    model = several.model_of({})
+    learngene = sum(parameter.nbytes for parameter in model.module.parameters() if parameter.requires_grad)
+    row = sum(table.rows[0].nbytes for table in model.bank.tables.values())
+    constants = sum(value.nbytes for value in model.module.state_dict().values()) - learngene
+    for mine in held:
+        trained = learngene + 3 * row  # of five tailors: two of its own, and the one that everyone holds
+        assert mine["model"] - constants == trained
+        assert 2 * trained <= mine["optimizer"] <= 2 * trained + 4096  # two moments, and step counts
+        assert trained <= mine["ema"] <= trained + 4096
+
+
+@pytest.mark.parametrize("case", ["data", "tailor"])
+def test_a_run_goes_on_in_another_number_of_processes(tmp_path: Path, case: str) -> None:
+    finish(launch("--steps", "7", str(tmp_path / "two"), case))
+    several.run(case, tmp_path / "one")
+    several.run(case, tmp_path / "two" / case, resume=True)
+    assert far_apart(states(tmp_path / "one"), states(tmp_path / "two" / case)) < 1e-10
+
+
+@pytest.mark.parametrize("case", ["tailor"])
+def test_killed_or_asked_to_stop_it_goes_on_bit_for_bit(tmp_path: Path, case: str) -> None:
+    """One process of two is killed, then the launcher is sent SIGTERM, then the run ends."""
+    finish(launch(str(tmp_path / "whole"), case))
+    out = tmp_path / "cut" / case
+    for signal_number, wait_for in ((signal.SIGKILL, 4), (signal.SIGTERM, 10)):
+        started = launch("--slow", "--resume", str(tmp_path / "cut"), case)
+        while not any(int(path.name[5:]) >= wait_for for path in out.glob("checkpoints/step-*")):
+            assert started.poll() is None, started.communicate()[0]
+            time.sleep(0.02)
+        if signal_number == signal.SIGKILL:
+            os.kill(int((out / "pid-1.txt").read_text()), signal.SIGKILL)
+        else:
+            started.send_signal(signal.SIGTERM)
+        told, _ = started.communicate(timeout=60)
+        assert started.returncode != 0, told
+    steps = sorted(int(path.name[5:]) for path in out.glob("checkpoints/step-*"))
+    assert steps[-1] < several.BASE["steps"]
+    finish(launch("--resume", str(tmp_path / "cut"), case))
+    assert far_apart(states(tmp_path / "whole" / case), states(out)) == 0
+
+
+def test_what_goes_wrong_in_the_main_process_is_told_by_all(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "run.json").write_text("{}")
+    started = launch(str(tmp_path), "data")
+    told, _ = started.communicate(timeout=60)
+    assert started.returncode != 0
+    assert told.count("holds a run already") >= 2
+
+
+def test_a_spread_model_needs_a_folder() -> None:
+    """In one process nothing is spread, and none is needed."""
+    config = {key: value for key, value in several.BASE.items() if key != "steps"}
+    from kindgene.training.trainer import TrainConfig, train
+
+    result = train(several.model_of({}), several.dataset_of({}), TrainConfig(**config, steps=2 + 1, parallel="tailor"))
+    assert len(result.losses) == 3
+    with pytest.raises(ValueError, match="here are none to train"):
+        train(
+            several.model_of({"dense": True}), several.dataset_of({}), TrainConfig(**config, steps=3, parallel="tailor")
+        )
+    assert torch.isfinite(torch.tensor(result.losses)).all()
