@@ -26,7 +26,7 @@ NEEDS = {
     "pipeline": {"core", "models", "diffusion", "pool", "interop"},
     "studies": {"core", "models", "data", "diffusion", "pool", "training", "transfer", "evaluation", "interop"},
 }
-BASE = {"_version", "files", "progress"}  # these import nothing of kindgene
+BASE = {"_version", "files", "progress", "random"}  # these import nothing of kindgene
 TOP = {"cli", "__init__"}
 PICKLE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 UPWARD = {("core/decomposable.py", "kindgene.pool.pool")}  # the public API puts the verb on the model

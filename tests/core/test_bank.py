@@ -249,3 +249,30 @@ def test_only_tables_that_hold_anything_are_tables():
 
 def test_the_map_from_class_to_tailor_is_configuration_not_state():
     assert list(bank().state_dict()) == ["tailors.rows", "labels.rows"]
+
+
+@few
+@given(st.sets(st.integers(0, 5), min_size=1, max_size=5), st.lists(st.integers(0, 5), min_size=1, max_size=9))
+def test_a_table_that_holds_some_rows_gathers_them_by_their_own_ids(held, wanted):
+    whole, part = table(6), table(6)
+    part.hold(torch.tensor(sorted(held)))
+    assert part.rows.shape == (len(held), 12)
+    assert part.count == 6
+    if not set(wanted) <= held:
+        with pytest.raises(ValueError, match=rf"holds {len(held)} of 6 rows, and not"):
+            part.gather(torch.tensor(wanted), 9)
+        return
+    mine, all_of_it = part.gather(torch.tensor(wanted), 6), whole.gather(torch.tensor(wanted), 6)
+    assert torch.equal(mine.ids, all_of_it.ids)
+    assert torch.equal(mine.values, all_of_it.values)
+    assert torch.equal(part.rows[mine.positions], whole.rows[all_of_it.positions])
+    assert torch.equal(part.row(wanted[0])["a.v"], whole.row(wanted[0])["a.v"])
+
+
+def test_a_bank_that_holds_some_rows_is_not_used_without_gathering_them():
+    made = bank((1, 0, 1, 2))
+    made.tailors.hold(torch.tensor([1]))
+    made.labels.hold(torch.tensor([0, 2]))
+    with pytest.raises(ValueError, match="holds the tailors of its own classes only: give rows="):
+        made.select(torch.tensor([0, 2]))
+    made.select(torch.tensor([0, 2]), made.gather(torch.tensor([0, 2])))

@@ -7,14 +7,15 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-import torch
 from torch import Tensor
 
 from kindgene.training.checkpoint import latest_checkpoint
+from kindgene.training.trainer import TrainConfig, train
 
 PROGRAM = Path(__file__).parent / "programs" / "several.py"
 
@@ -31,7 +32,7 @@ def load() -> ModuleType:
 several = load()
 GROUPS = {
     "replicated": ("data", "data-float32", "dense", "accumulation", "elastic", "frozen", "recomputed"),
-    "tailors": ("tailor", "tailor-accumulation", "tailor-map", "tailor-frozen", "one-sample"),
+    "tailors": ("tailor", "tailor-accumulation", "tailor-map", "tailor-made", "tailor-frozen", "one-sample"),
     "sharded": ("sharded", "sharded-tailor", "sharded-dense"),
     "compiled": ("compiled",),
 }
@@ -166,15 +167,10 @@ def test_what_goes_wrong_in_the_main_process_is_told_by_all(tmp_path: Path) -> N
     assert told.count("holds a run already") >= 2
 
 
-def test_a_spread_model_needs_a_folder() -> None:
-    """In one process nothing is spread, and none is needed."""
-    config = {key: value for key, value in several.BASE.items() if key != "steps"}
-    from kindgene.training.trainer import TrainConfig, train
-
-    result = train(several.model_of({}), several.dataset_of({}), TrainConfig(**config, steps=2 + 1, parallel="tailor"))
-    assert len(result.losses) == 3
+def test_in_one_process_nothing_is_spread() -> None:
+    config = TrainConfig(**{**several.BASE, "steps": 3}, parallel="tailor", shard_learngene=True)
+    assert len(train(several.model_of({}), several.dataset_of({}), config).losses) == 3
     with pytest.raises(ValueError, match="here are none to train"):
-        train(
-            several.model_of({"dense": True}), several.dataset_of({}), TrainConfig(**config, steps=3, parallel="tailor")
-        )
-    assert torch.isfinite(torch.tensor(result.losses)).all()
+        train(several.model_of({"dense": True}), several.dataset_of({}), config)
+    with pytest.raises(ValueError, match="here it is frozen: leave it out"):
+        train(several.model_of({"frozen": True}), several.dataset_of({"frozen": True}), replace(config, label_drop=0.0))

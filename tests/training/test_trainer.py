@@ -365,9 +365,7 @@ def test_a_step_that_is_not_finite_can_be_passed_over(tmp_path: Path, caplog: py
 
 
 def test_too_many_such_steps_in_a_row_end_the_run() -> None:
-    with pytest.raises(
-        FloatingPointError, match=r"in step 13 of 20, which was not taken, as the 10 before it"
-    ):
+    with pytest.raises(FloatingPointError, match=r"in step 13 of 20, which was not taken, as the 10 before it"):
         train(poisoned(*range(3, 99)), data(), replace(CONFIG, on_nonfinite="skip"))
 
 

@@ -12,6 +12,7 @@ from kindgene.cli import options
 from kindgene.cli.models import find_device, load_any, load_data
 
 if TYPE_CHECKING:
+    from kindgene.data.arrays import in_memory
     from kindgene.evaluation.classifier import Classifier
 
 EXAMPLE = "kindgene evaluate my-pool --classes 0,1 --guidance 1.5"
@@ -39,6 +40,7 @@ def run(
     import torch
 
     from kindgene import sample
+    from kindgene.data.arrays import in_memory
     from kindgene.evaluation.classifier import recognised, train_classifier
     from kindgene.evaluation.cost import measure_cost
     from kindgene.files import write_json
@@ -71,7 +73,7 @@ def run(
     if dry_run:
         typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
         return
-    classifier = train_classifier(*images.split(0.2, seed=0), seed=0)
+    classifier = train_classifier(*in_memory(images).split(0.2, seed=0), seed=0)
     asked = [name for name in names for _ in range(per_class)]
     drawn = sample(
         loaded.model.to(place),

@@ -65,13 +65,15 @@ class RowTable(nn.Module):
 
     held: Tensor | None
 
-    def __init__(self, count: int, shapes: Shapes, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self, count: int, shapes: Shapes, dtype: torch.dtype | None = None, held: Tensor | None = None
+    ) -> None:
         super().__init__()
         self.count = count
         self.shapes = dict(shapes)
         self.sizes = [math.prod(shape) for shape in self.shapes.values()]
-        self.rows = nn.Parameter(torch.zeros(count, sum(self.sizes), dtype=dtype))
-        self.register_buffer("held", None, persistent=False)
+        self.rows = nn.Parameter(torch.zeros(count if held is None else len(held), sum(self.sizes), dtype=dtype))
+        self.register_buffer("held", held, persistent=False)
 
     @torch.no_grad()
     def hold(self, ids: Tensor) -> None:
@@ -85,12 +87,10 @@ class RowTable(nn.Module):
         """Where the rows `ids` stand in the parameter. Raises ValueError for one that this process does not hold."""
         if self.held is None:
             return ids
-        position = torch.searchsorted(self.held, ids)
-        found = self.held[position.clamp(max=max(0, len(self.held) - 1))] if len(self.held) else torch.full_like(ids, -1)
-        if not torch.equal(found, ids):
-            absent = ids[found != ids].tolist()
+        absent = ids[~torch.isin(ids, self.held)].tolist()
+        if absent:
             raise ValueError(f"this process holds {len(self.held)} of {self.count} rows, and not {absent[:10]}")
-        return position
+        return torch.searchsorted(self.held, ids)
 
     def views(self, values: Tensor) -> dict[str, Tensor]:
         """Named pieces [R, *shape] of values [R, P]; one split, so that its backward is one concatenation."""
@@ -125,18 +125,26 @@ class TailorBank(nn.Module):
     """All tailors and label rows of a model.
 
     `tailor_of` [C] maps a class to its tailor's row (the identity unless classes share tailors). Labels [B] are class
-    ids, C being the null class; soft gates are weights [B, C].
+    ids, C being the null class; soft gates are weights [B, C]. `held`: ids, ascending, of the tailors that there is
+    memory for, with the label rows of their classes; None: all.
     """
 
     tailor_of: Tensor
 
     def __init__(
-        self, tailor_of: Sequence[int], shapes: Shapes, label_shapes: Shapes, dtype: torch.dtype | None = None
+        self,
+        tailor_of: Sequence[int],
+        shapes: Shapes,
+        label_shapes: Shapes,
+        dtype: torch.dtype | None = None,
+        held: Tensor | None = None,
     ):
         super().__init__()
-        self.tailors = RowTable(max(tailor_of) + 1, shapes, dtype)
-        self.labels = RowTable(len(tailor_of), label_shapes, dtype)
-        self.register_buffer("tailor_of", torch.tensor(list(tailor_of), dtype=torch.long), persistent=False)
+        tailor_of_C = torch.tensor(list(tailor_of), dtype=torch.long)
+        classes = None if held is None else torch.isin(tailor_of_C, held).nonzero().flatten()
+        self.tailors = RowTable(max(tailor_of) + 1, shapes, dtype, held)
+        self.labels = RowTable(len(tailor_of), label_shapes, dtype, classes)
+        self.register_buffer("tailor_of", tailor_of_C, persistent=False)
 
     @property
     def num_classes(self) -> int:

@@ -7,14 +7,16 @@ its label tables by `ClassRows`; every other parameter stays as it is and become
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
 
-from kindgene.core.bank import TailorBank
+from kindgene.core.bank import RowTable, TailorBank
 from kindgene.core.components import fill_random, from_matrix
 from kindgene.core.config import KindConfig, Rank, resolve_rank
 from kindgene.core.decomposable import Decomposable
@@ -32,13 +34,21 @@ class Target:
     tailor_ranks: tuple[int, ...]
 
 
-def make_decomposable(module: nn.Module, config: KindConfig, generator: torch.Generator | None = None) -> Decomposable:
+def make_decomposable(
+    module: nn.Module,
+    config: KindConfig,
+    generator: torch.Generator | None = None,
+    *,
+    tailors: Tensor | None = None,
+) -> Decomposable:
     """Makes `module` decomposable: every target becomes learngene components plus a tailor a class, behind one gate.
 
     The module is consumed: use the returned model in its place. Random components are drawn with `generator` (torch's
-    default one if None). Raises ValueError, naming the layer, for a pattern that matches nothing, a target that is not
-    exactly ``nn.Linear``, tied weights, impossible ranks, and loaded weights that would be thrown away unasked; the
-    module is as it was then.
+    default one if None). `tailors` are the ids, ascending, of those that this process holds, one of several that train
+    tailors of their own (`training/placement.py`): it never has memory for the others.
+
+    Raises ValueError, naming the layer, for a pattern that matches nothing, a target that is not exactly ``nn.Linear``,
+    tied weights, impossible ranks, and loaded weights that would be thrown away unasked; the module is as it was then.
     """
     names = _names(module, config)
     targets = find_targets(module, config, names)
@@ -56,6 +66,7 @@ def make_decomposable(module: nn.Module, config: KindConfig, generator: torch.Ge
         {piece: shape for layer in layers.values() for piece, shape in layer.piece_shapes.items()},
         {piece: shape for table in rows.values() for piece, shape in table.piece_shapes.items()},
         dtype=some.v.dtype,
+        held=tailors,
     ).to(some.v.device)
     with torch.no_grad():
         for name, layer in layers.items():
@@ -273,23 +284,44 @@ def _fill(layer: KindLinear, bank: TailorBank, weight_OI: Tensor, init: str, gen
     """Gives one layer's learngene and tailors their first values."""
     if not torch.isfinite(weight_OI).all():
         raise ValueError(f"the weight of target {layer.name} is not finite everywhere")
-    tailors = layer.tailor(bank.tailors.views(bank.tailors.rows))
     weights = weight_OI.chunk(layer.parts)
-    for learngene, tailor, weight in zip(layer.learngene(), tailors, weights, strict=True):
-        if init == "svd":
-            for factor, value in zip(learngene, from_matrix(weight, learngene.rank), strict=True):
-                factor.copy_(value)
-            fill_random(tailor, 0.0, 1, generator)
-        else:
-            active = learngene.rank + tailor.rank
-            variance = float(weight.double().pow(2).mean())
-            fill_random(learngene, variance, active, generator)
-            fill_random(tailor, variance, active, generator)
+    with _all_rows(bank.tailors, layer.piece_shapes) as pieces:
+        for learngene, tailor, weight in zip(layer.learngene(), layer.tailor(pieces), weights, strict=True):
+            if init == "svd":
+                for factor, value in zip(learngene, from_matrix(weight, learngene.rank), strict=True):
+                    factor.copy_(value)
+                fill_random(tailor, 0.0, 1, generator)
+            else:
+                active = learngene.rank + tailor.rank
+                variance = float(weight.double().pow(2).mean())
+                fill_random(learngene, variance, active, generator)
+                fill_random(tailor, variance, active, generator)
+
+
+@contextmanager
+def _all_rows(table: RowTable, pieces: Mapping[str, tuple[int, ...]]) -> Iterator[dict[str, Tensor]]:
+    """These pieces of every row of a table, to be filled: of a table that holds some rows, the others are let go then.
+
+    So a row's first values do not depend on who holds it. Rows stand apart in memory as in the whole table, because
+    what torch draws for a tensor depends on whether it is contiguous.
+    """
+    mine = table.views(table.rows)
+    if table.held is None:
+        yield mine
+        return
+    whole = {}
+    for name, shape in pieces.items():
+        apart = table.rows.new_zeros(table.count, math.prod(shape) + 1)
+        whole[name] = apart[:, :-1].unflatten(1, shape)
+    yield whole
+    for name, values in whole.items():
+        mine[name].copy_(values[table.held])
 
 
 def _fill_table(table: ClassRows, bank: TailorBank, weight: Tensor, name: str) -> None:
     """Label rows as the dense table had them; the null row its last one (zeros where it had none)."""
-    bank.labels.views(bank.labels.rows)[name].copy_(weight[: bank.num_classes])
+    held = slice(bank.num_classes) if bank.labels.held is None else bank.labels.held
+    bank.labels.views(bank.labels.rows)[name].copy_(weight[held])
     if weight.shape[0] > bank.num_classes:
         table.null_row.copy_(weight[-1])
 

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from kindgene import random
-from kindgene.data.arrays import ArrayDataset
+from kindgene.data.dataset import Dataset
 from kindgene.diffusion.loss import NoisedBatch, denoising_loss, noise_batch
 from kindgene.diffusion.path import DiffusionPath
 
 
 def noised_batches(
-    dataset: ArrayDataset, path: DiffusionPath, *, draws: int, batch_size: int, seed: int
+    dataset: Dataset, path: DiffusionPath, *, draws: int, batch_size: int, seed: int
 ) -> Iterator[NoisedBatch]:
     """Every image of `dataset` at `draws` timesteps, one from each of as many equal spans, each with its own noise.
 
@@ -40,7 +40,7 @@ def noised_batches(
 @torch.no_grad()
 def validation_loss(
     model: nn.Module,
-    dataset: ArrayDataset,
+    dataset: Dataset,
     *,
     path: DiffusionPath | None = None,
     draws: int = 8,
@@ -64,7 +64,7 @@ def validation_loss(
 
 
 def calibration_batches(
-    dataset: ArrayDataset,
+    dataset: Dataset,
     path: DiffusionPath,
     *,
     count: int = 64,

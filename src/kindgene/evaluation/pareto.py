@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from matplotlib.figure import Figure
 
-from kindgene.data.arrays import ArrayDataset
+from kindgene.data.dataset import Dataset
 from kindgene.diffusion.path import DiffusionPath
 from kindgene.evaluation.denoising import calibration_batches, validation_loss
 from kindgene.evaluation.plots import png
@@ -36,8 +36,8 @@ def measure_pareto(
     classes: Sequence[str],
     *,
     form: Literal["auto", "gated", "merged"] = "auto",
-    data: ArrayDataset | None = None,
-    held_out: ArrayDataset | None = None,
+    data: Dataset | None = None,
+    held_out: Dataset | None = None,
     points: int = 12,
     progress: Progress | None = None,
 ) -> list[Point]:

@@ -8,9 +8,9 @@ from pathlib import Path
 from torch import nn
 
 from kindgene.progress import Progress
+from kindgene.training.batches import Dataset
 from kindgene.training.checkpoint import latest_checkpoint
 from kindgene.training.config import TrainConfig
-from kindgene.training.batches import Dataset
 from kindgene.training.trainer import TrainResult, train
 
 

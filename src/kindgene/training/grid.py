@@ -107,9 +107,7 @@ def draw_samples(
     this. Raises FloatingPointError where the samples stop being finite, ValueError as `sample` does. Whatever happens,
     the model is left as it was, bit for bit.
     """
-    generator = torch.Generator().manual_seed(
-        random.step_integer(seed, random.Purpose.GRID, 0, 0, 2**63 - 1)
-    )
+    generator = torch.Generator().manual_seed(random.step_integer(seed, random.Purpose.GRID, 0, 0, 2**63 - 1))
     facts = _facts(model)
     if shape is None and "in_channels" in facts.config:
         size = facts.config["input_size"]

@@ -79,6 +79,12 @@ class Placement:
             heapq.heappush(least, (load + weight[tailor] * count * _WEIGHT + total, held + 1, rank))
         return cls(owner, torch.tensor(list(tailor_of)), size)
 
+    @classmethod
+    def for_data(cls, tailor_of: Sequence[int], labels: Tensor, size: int) -> Placement:
+        """The placement for a data set with these `labels` [images], those without class not counted."""
+        classes = len(tailor_of)
+        return cls.of(tailor_of, torch.bincount(labels, minlength=classes)[:classes].tolist(), size)
+
     def tailors(self, rank: int) -> Tensor:
         """Ids of the tailors that process `rank` holds, ascending."""
         return ((self.owner == rank) | (self.owner == EVERYONE)).nonzero().flatten()

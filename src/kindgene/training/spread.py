@@ -39,9 +39,8 @@ class Spread(nn.Module):
         self.model = model
         backbone = model.module if isinstance(model, Decomposable) else model
         _begin_alike(model, processes)
-        if placement is not None and isinstance(model, Decomposable):
-            model.bank.tailors.hold(placement.tailors(processes.rank))
-            model.bank.labels.hold(placement.classes(processes.rank))
+        if isinstance(model, Decomposable):
+            _hold(model, processes, placement)
         model.to(processes.device)
         self.sharded = config.shard_learngene and processes.size > 1
         if self.sharded:
@@ -117,12 +116,28 @@ def fill_(tensor: Tensor, value: Tensor) -> None:
     tensor.copy_(value)
 
 
+def _hold(model: Decomposable, processes: Processes, placement: Placement | None) -> None:
+    """Lets go of the rows of other processes, unless the model was made without them."""
+    there = model.bank.tailors.held
+    if there is not None:
+        if placement is None or not torch.equal(there.cpu(), placement.tailors(processes.rank)):
+            raise ValueError("this model was made with some tailors only, and not those that this process is to train")
+    elif placement is not None:
+        model.bank.tailors.hold(placement.tailors(processes.rank))
+        model.bank.labels.hold(placement.classes(processes.rank))
+
+
 def _begin_alike(model: nn.Module, processes: Processes) -> None:
-    """Gives every process the main one's weights, the rows of a bank piece by piece."""
+    """Gives every process the main one's weights, the rows of a bank piece by piece.
+
+    Rows that only their process has are what its generator drew: the same as any other's, from the same seed.
+    """
     if processes.size == 1:
         return
     tables = row_tables(model)
     for name, value in model.state_dict().items():
+        if name in tables and tables[name].held is not None:
+            continue
         for part in value.split(1024) if name in tables else (value,):
             same = part.to(processes.device)
             processes.broadcast_([same])

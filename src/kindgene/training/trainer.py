@@ -159,8 +159,8 @@ class _Run:
         self.placement: Placement | None = None
         division: Division = EvenDivision(processes.size)
         if config.parallel == "tailor" and processes.size > 1 and isinstance(model, Decomposable):
-            images = torch.bincount(dataset.labels, minlength=classes)[:classes].tolist()
-            self.placement = division = Placement.of(model.bank.tailor_of.tolist(), images, processes.size)
+            tailor_of = model.bank.tailor_of.tolist()
+            self.placement = division = Placement.for_data(tailor_of, dataset.labels, processes.size)
         self.batches = Batches(
             dataset,
             config,

@@ -23,6 +23,7 @@ from kindgene.models.dit import DiT
 from kindgene.progress import NoProgress
 from kindgene.training import trainer
 from kindgene.training.config import TrainConfig
+from kindgene.training.placement import Placement
 from kindgene.training.trainer import TrainResult, train
 
 CLASSES = 5
@@ -47,13 +48,14 @@ CASES: dict[str, dict[str, Any]] = {
     "tailor": {"parallel": "tailor"},
     "tailor-accumulation": {"parallel": "tailor", "gradient_accumulation_steps": 3},
     "tailor-map": {"parallel": "tailor", "gate_map": (0, 1, 1, 2, 0)},
+    "tailor-made": {"parallel": "tailor", "made_with_its_own": True},
     "tailor-frozen": {"parallel": "tailor", "frozen": True, "label_drop": 0.0},
     "sharded": {"shard_learngene": True},
     "sharded-tailor": {"parallel": "tailor", "shard_learngene": True},
     "sharded-dense": {"dense": True, "shard_learngene": True, "gradient_accumulation_steps": 2},
     "one-sample": {"batch_size": 1, "parallel": "tailor"},
 }
-_MODEL = ("dense", "frozen", "gate_map", "dtype", "depth")
+_MODEL = ("dense", "frozen", "gate_map", "dtype", "depth", "made_with_its_own")
 
 
 def data() -> ArrayDataset:
@@ -83,7 +85,12 @@ def model_of(settings: dict[str, Any]) -> nn.Module:
         gate_map=settings.get("gate_map"),
         init="random",
     )
-    model = make_decomposable(dense, config, torch.Generator().manual_seed(0))
+    tailors = None
+    if settings.get("made_with_its_own"):
+        size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+        if size > 1:
+            tailors = Placement.for_data(config.tailor_of, dataset_of(settings).labels, size).tailors(rank)
+    model = make_decomposable(dense, config, torch.Generator().manual_seed(0), tailors=tailors)
     return model.freeze_learngene() if settings.get("frozen") else model
 
 
@@ -116,8 +123,7 @@ def count_bytes() -> list[int]:
         return all_reduce(tensor, *args, **kwargs)
 
     def hook(state: Any, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
-        counted.append(bucket.buffer().nbytes)
-        return allreduce_hook(None, bucket)
+        return allreduce_hook(None, bucket)  # by the all_reduce above
 
     def watched(self: Any, *args: Any, **kwargs: Any) -> None:
         begin(self, *args, **kwargs)
