@@ -27,7 +27,7 @@ NEEDS = {
     "studies": {"core", "models", "data", "diffusion", "pool", "training", "transfer", "evaluation", "interop"},
 }
 BASE = {"_version", "files", "progress", "random"}  # these import nothing of kindgene
-TOP = {"cli", "__init__"}
+TOP = {"cli", "__init__", "__main__"}
 PICKLE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 UPWARD = {("core/decomposable.py", "kindgene.pool.pool")}  # the public API puts the verb on the model
 TENSORS_ALONE = "interop/checkpoint.py"  # reads others' .pt files with weights_only=True; pickle, for its exception

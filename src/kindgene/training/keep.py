@@ -44,7 +44,8 @@ def take_rows(
     for name, state in states.items():
         for key in list(state):
             for table in [table for table in mine if key.endswith(table)]:
-                rows[name][key] = state.pop(key).cpu()[mine[table]]
+                value = state.pop(key)
+                rows[name][key] = value if mine[table].all() else value.cpu()[mine[table]]
     return rows, {table: ids[mine[table]] for table, ids in held.items()}
 
 
