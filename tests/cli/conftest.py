@@ -155,7 +155,7 @@ def fish_pool(kindgene, images, tmp_path_factory):
     """A pool of the classes "cat" and "tench, Tinca tinca". Not to be changed."""
     root = tmp_path_factory.mktemp("fish")
     names = r"tench\, Tinca tinca,cat"
-    look = ("--data", images, "--image-size", 8, "--channels", 1)
+    look = ("--data", images, "--image-size", 8, "--set", "channels=1")
     kindgene("pretrain", *look, "--classes", names, "--out", root / "run", *SMALL)
     kindgene("decompose", root / "run", "--out", root / "pool")
     return root / "pool"

@@ -37,7 +37,7 @@ def test_ema_or_raw(kindgene, run, tmp_path):
 
 
 def test_a_run_without_ema(kindgene, refused, tmp_path):
-    kindgene("pretrain", "--out", tmp_path / "run", *SMALL, "--ema-decay", 0)
+    kindgene("pretrain", "--out", tmp_path / "run", *SMALL, "--set", "ema_decay=0")
     assert "ask for the raw ones" in refused("decompose", tmp_path / "run", "--out", tmp_path / "pool")
     assert not (tmp_path / "pool").exists()
     kindgene("decompose", tmp_path / "run", "--out", tmp_path / "pool", "--weights", "raw")

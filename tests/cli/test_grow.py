@@ -79,8 +79,8 @@ def test_tailors_are_trained_beside_a_learngene_of_the_hub_but_not_added_to_it(k
     for adding in (("add", *new), ("transfer", *new, "--add")):
         assert "user/pool is on the Hub, and tailors are added to a folder" in refused(*adding)
     told = kindgene("transfer", *new).out
-    assert "--resume --add adds its tailors to a folder with the learngene of user/pool" in told
-    kindgene("add", pool, *new[1:], "--resume")
+    assert "--resume latest --add adds its tailors to a folder with the learngene of user/pool" in told
+    kindgene("add", pool, *new[1:], "--resume", "latest")
     assert Pool.from_pretrained(pool).classes == ("0", "1", "2", "6")
 
 

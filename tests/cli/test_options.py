@@ -85,7 +85,7 @@ def test_new_folders(tmp_path):
     for taken in (tmp_path, tmp_path / "file"):
         with pytest.raises(ValueError, match="not an empty folder"):
             new_folder(taken)
-        with pytest.raises(ValueError, match="--resume"):
+        with pytest.raises(ValueError, match="--resume latest"):
             new_run(taken)
 
 

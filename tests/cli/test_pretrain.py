@@ -63,10 +63,10 @@ def test_interrupted_and_resumed_is_uninterrupted(kindgene, start, refused, long
     if number == signal.SIGINT:
         assert process.returncode == 130
         step = f"SIGINT after step {checkpoint.step} of 80"
-        assert err == f"kindgene: interrupted: {step}; add --resume to the same command to go on from there\n"
-    assert "or pass --resume" in refused("pretrain", "--out", run, *LONG)
+        assert err == f"kindgene: interrupted: {step}; add --resume latest to the same command to go on from there\n"
+    assert "or pass --resume latest" in refused("pretrain", "--out", run, *LONG)
 
-    kindgene("pretrain", "--out", run, *LONG, "--resume")
+    kindgene("pretrain", "--out", run, *LONG, "--resume", "latest")
     assert same(run, long)
 
 
@@ -80,7 +80,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(kindgene, refused, full_disk, sh
     assert not list(run.rglob(".tmp-*"))
 
     monkeypatch.undo()
-    kindgene("pretrain", "--out", run, *SHORT, "--resume")
+    kindgene("pretrain", "--out", run, *SHORT, "--resume", "latest")
     assert same(run, short)
 
 
@@ -88,7 +88,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(kindgene, short, tmp_path)
     run = tmp_path / "run"
     kindgene("pretrain", "--out", run, *SHORT)
     (run / "checkpoints" / "step-00000004" / "model.safetensors").write_bytes(b"damaged")
-    err = kindgene("pretrain", "--out", run, *SHORT, "--resume").err
+    err = kindgene("pretrain", "--out", run, *SHORT, "--resume", "latest").err
     assert err.startswith("kindgene: passing over a damaged checkpoint")
     assert same(run, short)
 
@@ -99,10 +99,10 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(kindgene, short, tmp_path)
         ("--dense",),
         ("--targets", "paper"),
         ("--targets", "paper+adaln", "--learngene-rank", 4, "--tailor-rank", 2),
-        ("--prediction", "v"),
-        ("--prediction", "epsilon"),
+        ("--set", "prediction=v"),
+        ("--set", "prediction=epsilon"),
         ("--mixed-precision", "bf16", "--gradient-accumulation-steps", 2),
-        ("--deterministic", "--ema-decay", 0, "--label-drop", 0.5),
+        ("--set", "deterministic=true", "--set", "ema_decay=0.0", "--set", "label_drop=0.5"),
         ("--preset", "tiny/4", "--learning-rate", 1e-4, "--checkpoints-total-limit", 1),
         ("--seed", 2**64 - 1),
     ],
@@ -119,8 +119,11 @@ def test_every_choice_runs(kindgene, tmp_path, choice):
     recorded = {**facts["config"], **facts["model"]["backbone"], **(facts["model"]["kind"] or {})}
     for option, value in zip(choice, (*choice[1:], "--"), strict=True):
         name = str(option).removeprefix("--").replace("-", "_")
-        if str(option).startswith("--") and name not in ("dense", "preset"):
-            assert recorded[name] == (True if str(value).startswith("--") else value), name
+        if name == "set":
+            name, _, value = value.partition("=")
+            assert str(recorded[name]).lower() == value, name
+        elif str(option).startswith("--") and name not in ("dense", "preset"):
+            assert recorded[name] == value, name
 
 
 def test_the_seed_decides_first_weights_and_all_that_follows(kindgene, tmp_path):
@@ -137,7 +140,7 @@ def test_the_seed_decides_first_weights_and_all_that_follows(kindgene, tmp_path)
 
 
 def test_images_of_ones_own(kindgene, images, tmp_path):
-    look = ("--data", images, "--image-size", 8, "--channels", 3, "--classes", r"zebra,tench\, Tinca tinca")
+    look = ("--data", images, "--image-size", 8, "--set", "channels=3", "--classes", r"zebra,tench\, Tinca tinca")
     kindgene("pretrain", "--out", tmp_path / "run", *look, "--preset", "tiny/2", "--steps", 1, "--batch-size", 2)
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
     assert facts["data"]["class_names"] == ["zebra", "tench, Tinca tinca"]
@@ -161,20 +164,20 @@ def test_a_dry_run_tells_and_leaves_nothing(kindgene, tmp_path):
         (("--dense", "--tailor-rank", 4), "leave out --learngene-rank"),
         (("--dense", "--targets", "paper"), "leave out --learngene-rank"),
         (("--image-size", 16), "digits have 8 pixels a side"),
-        (("--channels", 3), "digits is grey"),
+        (("--set", "channels=3"), "digits is grey"),
         (("--preset", "minni/4"), "did you mean 'mini/4'"),
         (("--targets", "all"), "targets must be"),
-        (("--prediction", "x"), "prediction must be one of"),
+        (("--set", "prediction=x"), "takes epsilon or v"),
         (("--learngene-rank", 99), "learngene_rank"),
         (("--learning-rate", "nan"), "learning_rate"),
-        (("--label-drop", 2), "label_drop"),
-        (("--ema-decay", 1), "ema_decay"),
+        (("--set", "label_drop=2"), "label_drop"),
+        (("--set", "ema_decay=1"), "ema_decay"),
         (("--mixed-precision", "fp8"), "mixed_precision"),
         (("--gradient-accumulation-steps", 5), "gradient_accumulation_steps is 5"),
         (("--classes", "0,nobody"), "no class 'nobody' in digits; nearest"),
         (("--classes", "0,0"), "more than once"),
         (("--data", "nowhere", "--image-size", 8), "nowhere is neither a folder nor one of digits"),
-        (("--resume",), "holds no run to resume"),
+        (("--resume", "latest"), "holds no run to resume"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
 )
@@ -189,16 +192,18 @@ def test_what_is_there_is_not_touched(refused, tree, tmp_path, run):
     assert "not an empty folder" in refused("pretrain", "--out", tmp_path / "mine", *SMALL)
     assert (tmp_path / "mine").read_text() == "mine"
     before = tree(run)
-    assert "is of another run" in refused("pretrain", "--out", run, *SMALL, "--resume")
+    assert "is of another run" in refused("pretrain", "--out", run, *SMALL, "--resume", "latest")
     assert tree(run) == before
 
 
 def test_elastic_training_is_asked_for_by_its_shares(kindgene, refused, tmp_path):
     small = ("--preset", "tiny/2", "--steps", 2, "--batch-size", 8, "--classes", "0,1")
-    kindgene("pretrain", *small, "--elastic-shares", "0.5,1", "--out", tmp_path / "run")
+    kindgene("pretrain", *small, "--set", "elastic_shares=0.5,1", "--out", tmp_path / "run")
     assert json.loads((tmp_path / "run" / "run.json").read_text())["config"]["elastic_shares"] == [0.5, 1.0]
     out = ("--out", tmp_path / "x")
-    assert "must have 1.0" in refused("pretrain", *small, "--elastic-shares", "0.5", *out)
-    assert "numbers are written 0.25,0.5,1" in refused("pretrain", *small, "--elastic-shares", "half", *out)
-    assert "here is none to train" in refused("pretrain", *small, "--dense", "--elastic-shares", "0.5,1", *out)
+    assert "must have 1.0" in refused("pretrain", *small, "--set", "elastic_shares=0.5", *out)
+    assert "--set elastic_shares takes values with commas" in refused(
+        "pretrain", *small, "--set", "elastic_shares=half", *out
+    )
+    assert "here is none to train" in refused("pretrain", *small, "--dense", "--set", "elastic_shares=0.5,1", *out)
     assert not (tmp_path / "x").exists()

@@ -15,11 +15,11 @@ def test_added_at_once_or_later_is_the_same(kindgene, shared_pool, pool, tree, t
     before = tree(pool)
     told = kindgene("transfer", pool, *NEW, "--out", tmp_path / "later").out
     assert "numbers: bank.tailors.rows, bank.labels.rows" in told
-    assert "--resume --add" in told
+    assert "--resume latest --add" in told
     assert tree(pool) == before
     trained = tree(tmp_path / "later" / "checkpoints")
 
-    told = kindgene("transfer", pool, *NEW, "--out", tmp_path / "later", "--resume", "--add").out
+    told = kindgene("transfer", pool, *NEW, "--out", tmp_path / "later", "--resume", "latest", "--add").out
     assert "now 0, 1, 2, 7, 6" in told
     assert tree(tmp_path / "later" / "checkpoints") == trained  # nothing was trained again
     after = tree(pool)
@@ -93,7 +93,7 @@ def test_a_dry_run_tells_and_leaves_nothing(kindgene, shared_pool, tree, tmp_pat
         (("--classes", "nine"), "no class 'nine' in digits"),
         (("--classes", "6", "--start", "one"), "start must be 'random' or 'zero'"),
         (("--classes", "6", "--tailor-rank", 99), "tailor_rank"),
-        (("--classes", "6", "--resume"), "holds no run to resume"),
+        (("--classes", "6", "--resume", "latest"), "holds no run to resume"),
         (("--classes", "6", "--ema-decay", 2), "ema_decay"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
@@ -109,16 +109,16 @@ def test_what_is_there_is_not_touched(kindgene, refused, pool, tree, tmp_path):
     before = tree(pool)
     assert "not an empty folder" in refused("transfer", pool, *NEW, "--out", pool)
     kindgene("transfer", pool, *NEW, "--out", tmp_path / "run")
-    assert "or pass --resume" in refused("transfer", pool, *NEW, "--out", tmp_path / "run", "--add")
-    assert "is of another run" in refused("transfer", pool, *NEW, "--seed", 1, "--out", tmp_path / "run", "--resume")
+    assert "or pass --resume latest" in refused("transfer", pool, *NEW, "--out", tmp_path / "run", "--add")
+    assert "is of another run" in refused(
+        "transfer", pool, *NEW, "--seed", 1, "--out", tmp_path / "run", "--resume", "latest"
+    )
     assert tree(pool) == before
 
 
-def test_images_must_be_the_pools(refused, images, shared_pool, tmp_path):
-    rgb = tmp_path / "rgb"
-    told = refused("transfer", shared_pool, "--data", images / "cat", *SMALL, "--out", rgb)
-    assert "lies in no class folder" in told
-    assert not rgb.exists()
+def test_a_folder_of_images_is_one_new_class(kindgene, images, pool, tmp_path):
+    told = kindgene("transfer", pool, "--data", images / "cat", *SMALL, "--out", tmp_path / "run", "--add").out
+    assert "now 0, 1, 2, cat" in told
 
 
 def test_a_full_disk_leaves_the_pool(kindgene, full_disk, pool, tree, tmp_path, monkeypatch):
@@ -126,9 +126,9 @@ def test_a_full_disk_leaves_the_pool(kindgene, full_disk, pool, tree, tmp_path, 
     kindgene("transfer", pool, *NEW, *run)
     before = tree(pool)
     full_disk(when=lambda: len(list(pool.rglob("*.safetensors"))) == 5)  # when the first new tailor is there
-    result = kindgene("transfer", pool, *NEW, *run, "--resume", "--add", code=2)
+    result = kindgene("transfer", pool, *NEW, *run, "--resume", "latest", "--add", code=2)
     assert result.err == "kindgene: No space left on device\n"
     assert tree(pool) == before
     monkeypatch.undo()
-    kindgene("transfer", pool, *NEW, *run, "--resume", "--add")
+    kindgene("transfer", pool, *NEW, *run, "--resume", "latest", "--add")
     assert Pool.from_pretrained(pool).classes == ("0", "1", "2", "7", "6")

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kindgene.data.arrays import ArrayDataset
+from kindgene.data.arrays import ArrayDataset, in_memory
 
 NAMES = ("ant", "bee", "cat")
 
@@ -78,6 +78,69 @@ def test_split_is_pinned() -> None:
     assert identities(numbered([0, 1, 2] * 8).split(0.25, 3)[1]) == [0, 1, 3, 13, 14, 17]
 
 
+def test_images_without_class() -> None:
+    """They belong to no class: not counted, not in a subset, never held out."""
+    dataset = numbered([3, 0, 3, 1, 0, 1], NAMES)
+    assert dataset.counts() == {"ant": 2, "bee": 2, "cat": 0}
+    assert identities(dataset.subset(["bee"])) == [3, 5]
+    two = numbered([2, 0, 2, 1, 0, 1], NAMES[:2])
+    train, held_out = two.split(0.5, 0)
+    assert train.labels.tolist().count(2) == 2
+    assert sorted(held_out.labels.tolist()) == [0, 1]
+    assert sorted(identities(train) + identities(held_out)) == list(range(6))
+
+
+@given(labels=st.lists(st.integers(0, 3), min_size=1, max_size=40))
+def test_counts_and_those_without_class_are_all(labels: list[int]) -> None:
+    dataset = numbered(labels)
+    assert sum(dataset.counts().values()) + labels.count(3) == len(dataset)
+    assert list(dataset.counts()) == list(NAMES)
+
+
+SIDES = torch.arange(64 * 4, dtype=torch.float32).reshape(64, 1, 2, 2) / 256  # no image is its own mirror image
+
+
+@given(seed=st.integers(0, 2**32), start=st.integers(0, 2**40), order=st.permutations(range(12)))
+def test_a_flip_follows_the_seed_and_the_samples_number_alone(seed: int, start: int, order: list[int]) -> None:
+    dataset = ArrayDataset(SIDES, torch.arange(64) % 3, NAMES, flip=True)
+    numbers, indices = start + torch.arange(12), torch.arange(12) * 5
+    drawn = dataset.sample(indices, numbers, seed)
+    for place in order:
+        alone = dataset.sample(indices[place : place + 1], numbers[place : place + 1], seed)
+        assert torch.equal(alone[0], drawn[place])
+        mirrored = not torch.equal(drawn[place], SIDES[indices[place]])
+        assert torch.equal(drawn[place], SIDES[indices[place]].flip(-1) if mirrored else SIDES[indices[place]])
+        other = dataset.sample(torch.tensor([63]), numbers[place : place + 1], seed)[0]
+        assert torch.equal(other, SIDES[63].flip(-1)) == mirrored  # whichever image it is
+
+
+def test_half_of_all_samples_are_flipped_and_none_unless_asked() -> None:
+    dataset = ArrayDataset(SIDES, torch.arange(64) % 3, NAMES, flip=True)
+    indices = torch.arange(4096) % 64
+    drawn = dataset.sample(indices, torch.arange(4096), 0)
+    assert 1900 < (drawn != SIDES[indices]).any(-1).any(-1).any(-1).sum() < 2200
+    assert not torch.equal(drawn, dataset.sample(indices, torch.arange(4096), 1))
+    plain = ArrayDataset(SIDES, torch.arange(64) % 3, NAMES)
+    assert torch.equal(plain.sample(indices, torch.arange(4096), 0), SIDES[indices])
+    assert dataset.subset(["ant"]).flip
+    assert dataset.split(0.5, 0)[0].flip
+
+
+def test_a_fingerprint_tells_data_apart() -> None:
+    dataset = numbered([0, 1, 2, 3])
+    same, darker = numbered([0, 1, 2, 3]), numbered([0, 1, 2, 3])
+    darker.images[2] -= 0.5
+    assert dataset.fingerprint() == same.fingerprint()
+    others = [numbered([0, 1, 2, 2]), numbered([0, 1, 2, 3], ("ant", "bee", "cow")), darker, numbered([0, 1, 2])]
+    assert all(other.fingerprint() != dataset.fingerprint() for other in others)
+    assert dataset.fingerprint()["images"] == 4
+
+
+def test_what_is_in_memory_stays_as_it_is() -> None:
+    dataset = numbered([0, 1, 2])
+    assert in_memory(dataset) is dataset
+
+
 IMAGES = torch.zeros(3, 1, 2, 2)
 FINE = torch.tensor([0, 1, 2])
 
@@ -94,7 +157,7 @@ FINE = torch.tensor([0, 1, 2])
         (IMAGES, FINE.int(), NAMES, "int32"),
         (IMAGES, FINE[:2], NAMES, r"shape \(2,\).*\(3,\)"),
         (IMAGES, FINE[None], NAMES, r"shape \(1, 3\)"),
-        (IMAGES, FINE, NAMES[:2], "0 to 1"),
+        (IMAGES, FINE + 1, NAMES[:2], "from 1 to 3.*0 to 1, or be 2 for an image without class"),
         (IMAGES, FINE - 1, NAMES, "from -1 to 1"),
         (IMAGES, FINE, (), "no class names"),
         (IMAGES, FINE, ("ant", "bee", ""), "non-empty"),

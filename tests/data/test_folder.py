@@ -1,8 +1,12 @@
 """Image folders: what is read, how it is cropped, and that nothing unfit gets in unnoticed."""
 
 import io
+import pickle
+import re
 import struct
+import threading
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kindgene.data.folder import centre_crop, load_folder
+from kindgene.data.arrays import ArrayDataset, in_memory
+from kindgene.data.folder import FolderDataset, load_folder
 
 
 def photo(width: int = 24, height: int = 20, seed: int = 0) -> Image.Image:
@@ -120,28 +125,6 @@ def test_a_cameras_file_of_several_views_is_its_first(tmp_path: Path) -> None:
     assert torch.equal(images[0], images[1])
 
 
-@given(width=st.integers(1, 90), height=st.integers(1, 90), share=st.floats(0, 1))
-def test_crops_are_square_and_of_the_size_asked(width: int, height: int, share: float) -> None:
-    size = max(1, round(min(width, height) * share))
-    assert centre_crop(photo(width, height), size).size == (size, size)
-
-
-def test_crop_keeps_an_image_of_the_right_size() -> None:
-    assert np.array_equal(centre_crop(photo(16, 16), 16), photo(16, 16))
-
-
-def test_crop_takes_the_middle() -> None:
-    assert np.array_equal(centre_crop(photo(30, 16), 16), photo(30, 16).crop((7, 0, 23, 16)))
-
-
-def test_crop_halves_with_a_box_first() -> None:
-    """A fine chequerboard halves to an even grey, exactly; a bicubic step leaves a pattern at the rim."""
-    board = (np.indices((64, 64)).sum(axis=0) % 2 * 255).astype(np.uint8)
-    assert np.ptp(np.asarray(centre_crop(Image.fromarray(board), 16))) == 0
-    halves = np.repeat(np.repeat(np.arange(16, dtype=np.uint8).reshape(4, 4) * 16, 4, axis=0), 4, axis=1)
-    assert np.array_equal(centre_crop(Image.fromarray(halves), 4), halves[::4, ::4])
-
-
 def _png(colour_type: int, channels: int, depth: int = 16) -> bytes:
     """A 16-bit PNG, which Pillow does not write."""
 
@@ -196,11 +179,50 @@ _HALF_CLEAR.putalpha(128)
         ("notes.txt", b"", "not one of"),
     ],
 )
-def test_an_unfit_file_is_named(root: Path, name: str, content: bytes, message: str) -> None:
-    (root / "dog" / name).write_bytes(content)
+def test_an_unfit_file_is_named(
+    root: Path, name: str, content: bytes, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Left out and said; or, of strict, refused."""
+    file = root / "dog" / name
+    file.write_bytes(content)
     with pytest.raises(ValueError, match=message) as raised:
+        load_folder(root, 8, strict=True)
+    assert str(file) in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert not caplog.records
+    for options in ({}, {"in_memory": False, "check": "full"}):
+        caplog.clear()
+        dataset = load_folder(root, 8, **options)
+        assert dataset.labels.tolist() == [0, 1]
+        (skipped,) = dataset.skipped
+        assert skipped.path == str(file)
+        assert re.search(message, skipped.reason)
+        (told,) = caplog.messages
+        assert told.startswith(f"skipped 1 of 3 entries of {root} (1 {skipped.kind}): {file} ")
+
+
+def test_unfit_files_are_counted_by_kind(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(4):
+        (root / "dog" / f"broken{number}.png").write_bytes(b"")
+    put(root, "cat/small.png", photo(6, 6))
+    put(root, "cat/deeper/a.png")
+    dataset = load_folder(root, 8)
+    assert [skipped.kind for skipped in dataset.skipped] == ["nested folder", "too small", *["broken"] * 4]
+    (told,) = caplog.messages
+    assert f"skipped 6 of 8 entries of {root} (4 broken, 1 nested folder, 1 too small)" in told
+    assert told.endswith("; and 3 more")
+    assert told.count("\n") == 0
+
+
+def test_a_class_that_lost_all_its_images_is_named(root: Path) -> None:
+    (root / "dog" / "a.png").write_bytes(b"")
+    for held in (True, False):
+        with pytest.raises(ValueError, match=r"images of class 'dog' can be used, the first: .*a\.png cannot be read"):
+            load_folder(root, 8, in_memory=held)
+    (root / "dog" / "a.png").rename(root / "dog" / "a.txt")
+    with pytest.raises(ValueError, match=r"dog holds no image that can be used: .*a\.txt is not one of"):
         load_folder(root, 8)
-    assert str(root / "dog" / name) in str(raised.value)
+    assert load_folder(root, 8, classes=["cat"]).class_names == ("cat",)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's own remarks on damaged metadata
@@ -224,7 +246,7 @@ def test_damage_is_read_or_named(tmp_path: Path, kind: str, at: float, value: in
         other.unlink()
     file.write_bytes(content[:place] if cut else content)
     try:
-        dataset = load_folder(tmp_path, 8)
+        dataset = load_folder(tmp_path, 8, strict=True)
     except ValueError as error:
         assert str(file) in str(error)  # noqa: PT017 - whether it raises is up to the damage
     else:
@@ -244,13 +266,221 @@ def test_unfit_layouts_are_named(tmp_path: Path) -> None:
         load_folder(file, 8)
     put(tmp_path, "cat/more/b.png")
     with pytest.raises(ValueError, match="more is a folder within a class"):
+        load_folder(tmp_path, 8, strict=True)
+
+
+def test_a_folder_of_splits_is_seen_through(tmp_path: Path) -> None:
+    put(tmp_path, "train/cat/a.png")
+    put(tmp_path, "val/cat/a.png")
+    with pytest.raises(
+        ValueError, match=r"train holds no image that can be used: .*train holds the class folders, give"
+    ):
         load_folder(tmp_path, 8)
 
 
-def test_an_image_outside_the_classes_is_named(root: Path) -> None:
+def test_images_alone_are_one_class_named_after_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(tmp_path, "moon/b.png")
+    put(tmp_path, "moon/a.jpg")
+    (tmp_path / "moon" / "README").write_text("about them")
+    monkeypatch.chdir(tmp_path / "moon")
+    for path in (tmp_path / "moon", "."):
+        dataset = load_folder(path, 8)
+        assert (dataset.class_names, dataset.labels.tolist(), dataset.skipped) == (("moon",), [0, 0], ())
+    assert not caplog.records
+    with pytest.raises(ValueError, match=r"no class 'sun' in .*moon; nearest: 'moon'"):
+        load_folder(".", 8, classes=["sun"])
+
+
+def test_an_image_beside_the_classes_is_without_class(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     put(root, "stray.JPG")
-    with pytest.raises(ValueError, match=r"stray\.JPG lies in no class folder"):
-        load_folder(root, 8)
+    for held in (True, False):
+        caplog.clear()
+        dataset = load_folder(root, 8, in_memory=held)
+        assert dataset.labels.tolist() == [0, 1, 2]
+        assert dataset.counts() == {"cat": 1, "dog": 1}
+        assert caplog.messages == [f"1 images of {root} lie in no class folder: they train without class"]
+    assert load_folder(root, 8, classes=["dog", "cat"]).labels.tolist() == [0, 1]
+    (root / "stray.JPG").write_bytes(b"")
+    assert len(load_folder(root, 8)) == 2
+
+
+def test_chosen_classes_come_in_their_order(root: Path) -> None:
+    put(root, "ant/a.png")
+    for held in (True, False):
+        chosen = load_folder(root, 8, classes=["dog", "ant"], in_memory=held)
+        whole = load_folder(root, 8, in_memory=held).subset(["dog", "ant"])
+        assert chosen.class_names == whole.class_names == ("dog", "ant")
+        assert chosen.labels.tolist() == [0, 1]
+        assert whole.labels.tolist() == [1, 0]
+    with pytest.raises(ValueError, match=r"no class 'dgo' in .*; nearest: 'dog'"):
+        load_folder(root, 8, classes=["dgo"])
+    with pytest.raises(ValueError, match="more than once"):
+        load_folder(root, 8, classes=["dog", "dog"])
+
+
+def test_one_image_and_heavy_imbalance(tmp_path: Path) -> None:
+    put(tmp_path, "rare/a.png")
+    for number in range(60):
+        put(tmp_path, f"common/{number}.png", Image.new("L", (8, 8), number))
+    for held in (True, False):
+        dataset = load_folder(tmp_path, 8, 1, in_memory=held)
+        assert dataset.counts() == {"common": 60, "rare": 1}
+        assert dataset.subset(["rare"]).batch(torch.tensor([0])).shape == (1, 1, 8, 8)
+        with pytest.raises(ValueError, match="class 'rare' has 1 images; a split needs two of each class"):
+            dataset.split(0.5, 0)
+        train, held_out = dataset.subset(["common"]).split(0.25, 0)
+        assert (len(train), len(held_out)) == (45, 15)
+
+
+@pytest.fixture
+def lazy(root: Path) -> FolderDataset:
+    """Six images of two classes, one of none, decoded on demand."""
+    for number in range(4):
+        put(root, f"cat/{number}.jpg", photo(20 + number, 30, seed=number))
+    put(root, "stray.png", photo(seed=5))
+    dataset = load_folder(root, 12, flip=True, in_memory=False)
+    assert isinstance(dataset, FolderDataset)
+    return dataset
+
+
+def test_on_demand_is_the_same_as_in_memory(root: Path, lazy: FolderDataset) -> None:
+    held = load_folder(root, 12, flip=True)
+    assert isinstance(held, ArrayDataset)
+    assert (lazy.class_names, lazy.shape, len(lazy)) == (held.class_names, held.shape, len(held))
+    assert torch.equal(lazy.labels, held.labels)
+    indices = torch.tensor([6, 0, 3, 3])
+    assert torch.equal(lazy.batch(indices), held.batch(indices))
+    numbers = torch.tensor([100, 3, 4, 5])
+    assert torch.equal(lazy.sample(indices, numbers, 7), held.sample(indices, numbers, 7))
+    for part, same in zip(lazy.subset(["cat"]).split(0.4, 3), held.subset(["cat"]).split(0.4, 3), strict=True):
+        assert torch.equal(in_memory(part).images, same.images)
+    assert torch.equal(in_memory(lazy).images, held.images)
+    assert lazy.batch(torch.zeros(0, dtype=torch.int64)).shape == (0, 3, 12, 12)
+    with pytest.raises(ValueError, match="but the data set has the images 0 to 6"):
+        lazy.batch(torch.tensor([7]))
+
+
+def test_the_rule_is_the_size_of_all(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit, kind in ((2 * 3 * 8 * 8 * 4 + 1, ArrayDataset), (2 * 3 * 8 * 8 * 4, FolderDataset)):
+        monkeypatch.setattr("kindgene.data.encoded._MEMORY", limit)
+        assert type(load_folder(root, 8)) is kind
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[int]]:
+    """Four of them, however quick the work; the set of those that read."""
+    seen: set[int] = set()
+    before = FolderDataset.source
+
+    def source(dataset: FolderDataset, index: int) -> Path:
+        seen.add(threading.get_ident())
+        return before(dataset, index)
+
+    monkeypatch.setattr(FolderDataset, "source", source)
+    monkeypatch.setattr("kindgene.data.lazy._SLOW", 0.0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield seen
+    torch.set_num_threads(threads)
+
+
+def test_threads_change_nothing(root: Path, lazy: FolderDataset, request: pytest.FixtureRequest) -> None:
+    for number in range(8):
+        (root / "cat" / f"broken{number}.png").write_bytes(b"")
+    indices = torch.tensor([5, 1, 6, 0, 2, 2, 4])
+    alone, held = lazy.batch(indices), load_folder(root, 12)
+    seen = request.getfixturevalue("threads")
+    assert torch.equal(lazy.batch(indices), alone)
+    assert len(seen) > 1
+    for where in (True, False):
+        again = load_folder(root, 12, in_memory=where)
+        assert torch.equal(in_memory(again).images, in_memory(held).images)
+        assert again.skipped == held.skipped
+
+
+def test_the_first_damage_in_a_batch_is_named_whatever_the_threads(root: Path, threads: set[int]) -> None:
+    dataset = load_folder(root, 8, in_memory=False)
+    for file in ("cat/a.png", "dog/a.png"):
+        (root / file).unlink()
+    with pytest.raises(ValueError, match=r"dog.a\.png cannot be read"):
+        dataset.batch(torch.tensor([1, 0, 1, 0]))
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # from Python 3.12 on, of any thread at all
+def test_worker_processes_read_it(lazy: FolderDataset) -> None:
+    """Under fork, after threads have run here; and pickled, as spawn does."""
+    expected = lazy.batch(torch.arange(7))
+    read = pickle.loads(pickle.dumps(lazy))
+    assert torch.equal(read.batch(torch.arange(7)), expected)
+    assert len(pickle.dumps(lazy)) < 4000
+    loader = torch.utils.data.DataLoader(
+        [torch.arange(3), torch.arange(3, 7)],  # type: ignore[arg-type]
+        batch_size=None,
+        num_workers=1,
+        collate_fn=lazy.batch,
+        multiprocessing_context="fork",
+    )
+    assert torch.equal(torch.cat(list(loader)), expected)
+
+
+def test_a_fingerprint_decodes_nothing(root: Path, lazy: FolderDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    again = load_folder(root, 12, in_memory=False)
+    smaller = load_folder(root, 8, in_memory=False)
+    put(root, "cat/0.jpg", photo(50, 30))
+    changed = load_folder(root, 12, in_memory=False)
+    (root / "cat" / "0.jpg").rename(root / "cat" / "00.jpg")
+    renamed = load_folder(root, 12, in_memory=False)
+    monkeypatch.setattr(Image, "open", None)
+    assert lazy.fingerprint() == again.fingerprint()
+    prints = [str(each.fingerprint()) for each in (lazy, smaller, changed, renamed, lazy.subset(["cat"]))]
+    assert len(set(prints)) == 5
+
+
+def test_damage_that_headers_do_not_show_stops_training(root: Path) -> None:
+    content = _encoded(photo(), "PNG")
+    (root / "dog" / "half.png").write_bytes(content[:-60])
+    dataset = load_folder(root, 8, in_memory=False)
+    assert len(dataset) == 3
+    with pytest.raises(ValueError, match=r"half\.png cannot be read .* or load with check='full'"):
+        dataset.batch(torch.arange(3))
+    assert len(load_folder(root, 8, in_memory=False, check="full")) == 2
+    (root / "dog" / "half.png").unlink()
+    with pytest.raises(ValueError, match=r"half\.png cannot be read .*No such file"):
+        dataset.batch(torch.arange(3))
+
+
+def test_a_link_to_nowhere_is_unfit(root: Path) -> None:
+    (root / "dog" / "b.png").symlink_to(root / "nowhere")
+    (root / "dog" / "c.png").symlink_to(root / "cat" / "a.png")
+    assert [skipped.kind for skipped in load_folder(root, 8).skipped] == ["broken"]
+
+
+class Heard:
+    """A progress that remembers."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, int]] = []
+
+    def start(self, total: int, done: int = 0) -> None:
+        self.told.append(("start", total))
+
+    def update(self, done: int, loss: float | None = None, images_per_second: float | None = None) -> None:
+        self.told.append(("update", done))
+
+    def close(self) -> None:
+        self.told.append(("close", 0))
+
+
+def test_long_searches_are_reported(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = Heard()
+    load_folder(root, 8, progress=heard)
+    assert heard.told == []
+    monkeypatch.setattr("kindgene.data.encoded._LONG", 2)
+    monkeypatch.setattr("kindgene.data.encoded._BLOCK", 1)
+    load_folder(root, 8, in_memory=False, progress=heard)
+    assert heard.told == [("start", 2), ("update", 1), ("update", 2), ("close", 0)]
 
 
 def test_unfit_options_are_refused(root: Path) -> None:
@@ -258,3 +488,5 @@ def test_unfit_options_are_refused(root: Path) -> None:
         load_folder(root, 0)
     with pytest.raises(ValueError, match="images of 4 channels"):
         load_folder(root, 8, channels=4)
+    with pytest.raises(ValueError, match="check is 'none'; it is 'headers' or 'full'"):
+        load_folder(root, 8, check="none")  # type: ignore[arg-type]

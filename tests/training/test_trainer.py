@@ -563,3 +563,37 @@ def test_learning_rate() -> None:
     assert rates[7] == pytest.approx(0.5)
     assert rates[4:] == sorted(rates[4:], reverse=True)
     assert learning_rate(config, 10) == pytest.approx(0.0)
+
+
+def test_watching_a_run_changes_nothing_and_is_resumed(tmp_path: Path) -> None:
+    """Diagnostics, pictures, a tracker: the same weights to the bit, and one log after a resume."""
+    pytest.importorskip("tensorboard")
+    watched = replace(CONFIG, diagnose_every=6, sample_every=10, report_to=("tensorboard",))
+    train(model_of("kind"), data(), CONFIG, tmp_path / "plain")
+    train(model_of("kind"), data(), watched, tmp_path / "watched")
+    with pytest.raises(KeyboardInterrupt):
+        train(model_of("kind"), data(), watched, tmp_path / "cut", progress=Interrupt(13))
+    train(model_of("kind"), data(), watched, tmp_path / "cut", resume=True)
+    assert_same_run(tmp_path / "watched", tmp_path / "cut")
+    plain, seen = latest_checkpoint(tmp_path / "plain/checkpoints"), latest_checkpoint(tmp_path / "watched/checkpoints")
+    assert plain is not None
+    assert seen is not None
+    for name in ("model", "ema", "optimizer"):
+        mine, theirs = plain.tensors(name), seen.tensors(name)
+        assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+    lines = {line["step"]: line for line in log(tmp_path / "cut")}
+    assert [step for step, line in lines.items() if "diagnostics" in line] == [6, 12, 18]
+    norms = lines[6]["diagnostics"]["gradient_norm"]
+    assert math.hypot(norms["learngene"], norms["tailors"]) == pytest.approx(lines[6]["grad_norm"])
+    for out in ("watched", "cut"):
+        pictures = sorted(path.name for path in (tmp_path / out / "samples").iterdir())
+        assert pictures == ["step-00000010.png", "step-00000020.png"]
+        assert list((tmp_path / out / "tensorboard").iterdir())
+    one, other = ((tmp_path / out / "samples/step-00000020.png").read_bytes() for out in ("watched", "cut"))
+    assert one == other
+    facts = json.loads((tmp_path / "cut/run.json").read_text())
+    assert facts["versions"]["torch"]
+    assert facts["command"]
+    for setting in ({"sample_every": 10}, {"report_to": ("tensorboard",)}):
+        with pytest.raises(ValueError, match="needs the folder of the run"):
+            train(model_of("kind"), data(), replace(CONFIG, **setting))

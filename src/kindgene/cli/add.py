@@ -14,7 +14,7 @@ def run(**choices: Any) -> None:
     """Train tailors for new classes, and add them to the pool.
 
     The learngene stays as it is, and so do all other classes, bit for bit. After
-    an interruption the same command with --resume goes on.
+    an interruption the same command with --resume latest goes on.
     """
     transfer.run(add=True, **choices)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from kindgene.cli import (
     add,
     decompose,
     demo,
+    encode,
     evaluate,
     export,
     import_,
@@ -27,6 +29,7 @@ from kindgene.cli import (
     pretrain,
     push,
     recombine,
+    reference,
     remove,
     sample,
     study,
@@ -38,15 +41,16 @@ from kindgene.pool.noise import without_torchao_noise
 BAD_INPUT, INTERRUPTED = 2, 130
 _VERBS = (
     *(demo, pretrain, decompose, recombine, transfer, sample, evaluate, inspect),
-    *(plan, add, remove, merge, verify, push, export, import_, study),
+    *(encode, reference, plan, add, remove, merge, verify, push, export, import_, study),
 )
 _GO_ON = MappingProxyType(
     {
         "demo": "run the same command again to go on from there",
+        "encode": "run the same command again to go on from there",
         "study": "run the same command again to go on from there",
-        "pretrain": "add --resume to the same command to go on from there",
-        "add": "add --resume to the same command to go on from there",
-        "transfer": "add --resume to the same command to go on from there",
+        "pretrain": "add --resume latest to the same command to go on from there",
+        "add": "add --resume latest to the same command to go on from there",
+        "transfer": "add --resume latest to the same command to go on from there",
     }
 )
 # What a user's input, files or disk can cause. safetensors reports a full disk by its own exception.
@@ -135,7 +139,14 @@ def _say(message: str) -> None:
 
 @contextmanager
 def _warnings_shown() -> Iterator[None]:
-    """What the library warns of (a damaged checkpoint passed over, say) goes to standard error, in our form."""
+    """What the library warns of (a damaged checkpoint passed over, say) goes to standard error, in our form.
+
+    Of several processes the first one warns: all see the same.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        logging.getLogger("kindgene").addHandler(logging.NullHandler())
+        yield
+        return
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("kindgene: %(message)s"))
     logger = logging.getLogger("kindgene")

@@ -1,20 +1,20 @@
-"""Where the verbs get data and models from: a data set by name or folder, a run, a pool, a merged model."""
+"""Where the verbs get models from: a run, a pool, a merged model; and the data that goes with them."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from kindgene.cli import options
+from kindgene.cli.data import load_data as load_data
 
 if TYPE_CHECKING:
     import torch
 
     from kindgene.core.decomposable import Decomposable
-    from kindgene.data.arrays import ArrayDataset
+    from kindgene.data.dataset import Dataset
     from kindgene.models.dit import DiT
     from kindgene.pool.plan import Plan
     from kindgene.pool.pool import Pool
@@ -30,29 +30,6 @@ class Loaded:
 
     model: Any
     weights: str | None
-
-
-def load_data(data: str, classes: Sequence[str] | None, image_size: int | None, channels: int | None) -> ArrayDataset:
-    """An embedded data set by name, or a folder with one folder of images a class; `classes` in their order."""
-    from kindgene.data.folder import load_folder
-    from kindgene.data.named import NAMES, load_named
-
-    if data in NAMES:
-        if channels not in (None, 1):
-            raise ValueError(f"{data} is grey, but images of {channels} channels are needed; give --data a folder")
-        return load_named(data, image_size, classes)
-    if not Path(data).is_dir():
-        raise ValueError(f"{data} is neither a folder nor one of {', '.join(NAMES)}")
-    if image_size is None:
-        raise ValueError(f"give the --image-size to bring the images of {data} to")
-    found = load_folder(data, image_size, channels or 3)
-    if classes is None:
-        return found
-    for name in classes:
-        if name not in found.class_names:
-            near = difflib.get_close_matches(name, found.class_names, n=3) or list(found.class_names)[:10]
-            raise ValueError(f"no class {name!r} in {data}; nearest: {', '.join(map(repr, near))}")
-    return found.subset(classes)
 
 
 def read_run(run: Path) -> dict[str, Any]:
@@ -151,7 +128,7 @@ def plan_of(
     )
 
 
-def data_of(pool: Pool, data: str, classes: Sequence[str] | None) -> ArrayDataset:
+def data_of(pool: Pool, data: str, classes: Sequence[str] | None) -> Dataset:
     """Images of the size that a pool of DiTs draws."""
     config = pool.config.backbone_config
     return load_data(data, classes, int(config["input_size"]), int(config["in_channels"]))

@@ -22,8 +22,9 @@ def at_least_one(value: int | None) -> int | None:
     return value
 
 
-def _seed(value: int) -> int:
-    if not 0 <= value < 2**64:
+def seed(value: int | None) -> int | None:
+    """An option's callback: what a seed can be."""
+    if value is not None and not 0 <= value < 2**64:
         raise typer.BadParameter(f"must be at least 0 and below 2**64, got {value}")
     return value
 
@@ -31,18 +32,21 @@ def _seed(value: int) -> int:
 Model = Annotated[Path, typer.Argument(help="A pool (a folder or a Hub id), a merged model, or a run.")]
 ReadPool = Annotated[Path, typer.Argument(help="Folder of a pool, or a Hub id: user/name.")]
 PoolFolder = Annotated[Path, typer.Argument(help="Folder of a pool.")]
-Data = Annotated[
-    str,
-    typer.Option(
-        help="digits, glyphs, glyphs:novel, shift:digits, shift:phantoms, shift:stars, shift:textures, "
-        "or a folder with one folder of images a class."
-    ),
-]
+DATA_HELP = (
+    "digits, glyphs, glyphs:novel, shift:digits, shift:phantoms, shift:stars, shift:textures, or: a folder with one "
+    "folder of images a class, or of latents; an .npz file; a Hugging Face data set."
+)
+Data = Annotated[str, typer.Option(help=DATA_HELP)]
 Classes = Annotated[str | None, typer.Option(help=f"{_ESCAPE} All if not given.")]
 PlannedClasses = Annotated[str | None, typer.Option(help=_ESCAPE)]
 ChosenClasses = Annotated[str, typer.Option(help=_ESCAPE)]
-Seed = Annotated[int, typer.Option(help="Seed of all that is random.", callback=_seed)]
+Seed = Annotated[int, typer.Option(help="Seed of all that is random.", callback=seed)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print settings, parameters and multiply-adds, and stop.")]
+
+ImageColumn = Annotated[str | None, typer.Option(help="Of a Hugging Face data set; image if not given.")]
+LabelColumn = Annotated[str | None, typer.Option(help='Likewise; label if not given, "" for none.')]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at images that cannot be used, not skip them.")]
+Vae = Annotated[str | None, typer.Option(help="Folder or Hub id of the AutoencoderKL that latents are made with.")]
 
 PerClass = Annotated[int, typer.Option(help="Samples of each class.", callback=at_least_one)]
 Guidance = Annotated[float, typer.Option(help="1: none. Pools and gated models: 1.5, say. Merged models: 1 alone.")]
@@ -75,7 +79,8 @@ CheckpointsKept = Annotated[
     int, typer.Option(help="Checkpoints that are kept.", callback=at_least_one, rich_help_panel=_RUN)
 ]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on from the latest checkpoint in --out.", rich_help_panel=_RUN)
+    str | None,
+    typer.Option(help="Go on with the run in --out: latest, or the path of a checkpoint.", rich_help_panel=_RUN),
 ]
 
 
@@ -160,7 +165,7 @@ def new_run(path: Path) -> None:
     try:
         new_folder(path)
     except ValueError as error:
-        raise ValueError(f"{error}; or pass --resume to continue the run in it") from error
+        raise ValueError(f"{error}; or pass --resume latest to continue the run in it") from error
 
 
 def new_file(path: Path, suffix: str) -> None:

@@ -4,120 +4,182 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kindgene.cli import options
-from kindgene.cli.models import load_data
+from kindgene.cli import options, prepare
+from kindgene.cli.assign import assignments
+
+if TYPE_CHECKING:
+    from kindgene.core.decomposable import Decomposable
+    from kindgene.models.dit import DiT
+    from kindgene.recipes import Part, Settings
 
 EXAMPLE = "kindgene pretrain --data digits --classes 0,1,2 --out runs/digits"
 
-_MODEL = "Model"
-_RANKS = (20, 6)
-_TARGETS = "paper+adaln"
+_MODEL, _TRAINING, _RUN = "Model", "Training", "Run"
+_OPTIONS = {
+    "data.data": "--data",
+    "data.image_size": "--image-size",
+    "kind.learngene_rank": "--learngene-rank",
+    "kind.tailor_rank": "--tailor-rank",
+    "kind.targets": "--targets",
+    "train.steps": "--steps",
+    "train.batch_size": "--batch-size",
+    "train.learning_rate": "--learning-rate",
+    "train.gradient_accumulation_steps": "--gradient-accumulation-steps",
+    "train.mixed_precision": "--mixed-precision",
+    "train.parallel": "--parallel",
+    "train.checkpoint_every": "--checkpointing-steps",
+    "train.checkpoints_total_limit": "--checkpoints-total-limit",
+    "train.report_to": "--report-to",
+    "train.seed": "--seed",
+}
+"""Settings that have an option of their own; all others are for --set."""
+
+
+def _count(text: str, panel: str | None = None) -> Any:
+    return typer.Option(help=text, callback=options.at_least_one, rich_help_panel=panel)
 
 
 def run(
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    data: options.Data = "digits",
+    recipe: Annotated[
+        str, typer.Option(help="Whence all that is not given: digits, glyphs, folder-32, imagenet-dit-b4, ...")
+    ] = "digits",
+    data: Annotated[str | None, typer.Option(help=f"{options.DATA_HELP} The recipe's if not given.")] = None,
     classes: options.Classes = None,
-    image_size: Annotated[
-        int | None, typer.Option(help="Pixels a side; a folder needs it.", callback=options.at_least_one)
-    ] = None,
-    channels: Annotated[int | None, typer.Option(help="1 (grey) or 3; of a folder 3 if not given.")] = None,
-    preset: Annotated[str, typer.Option(help="mini/2, tiny/2, DiT-S/4, ...", rich_help_panel=_MODEL)] = "mini/2",
-    learngene_rank: Annotated[
-        int, typer.Option(help="Components all classes share.", callback=options.at_least_one, rich_help_panel=_MODEL)
-    ] = _RANKS[0],
-    tailor_rank: Annotated[
-        int, typer.Option(help="Components of each class.", callback=options.at_least_one, rich_help_panel=_MODEL)
-    ] = _RANKS[1],
+    image_size: Annotated[int | None, _count("Pixels a side.")] = None,
+    image_column: options.ImageColumn = None,
+    label_column: options.LabelColumn = None,
+    strict: options.Strict = False,
+    vae: options.Vae = None,
+    preset: Annotated[str | None, typer.Option(help="mini/2, tiny/2, DiT-S/4, ...", rich_help_panel=_MODEL)] = None,
+    learngene_rank: Annotated[int | None, _count("Components all classes share.", _MODEL)] = None,
+    tailor_rank: Annotated[int | None, _count("Components of each class.", _MODEL)] = None,
     targets: Annotated[
-        str, typer.Option(help="What is decomposed: paper or paper+adaln.", rich_help_panel=_MODEL)
-    ] = _TARGETS,
+        str | None, typer.Option(help="What is decomposed: paper or paper+adaln.", rich_help_panel=_MODEL)
+    ] = None,
     dense: Annotated[
         bool, typer.Option("--dense", help="Train the dense twin instead.", rich_help_panel=_MODEL)
     ] = False,
-    prediction: Annotated[str, typer.Option(help="v or epsilon.", rich_help_panel=_MODEL)] = "v",
-    steps: options.Steps = 600,
-    batch_size: options.BatchSize = 128,
-    learning_rate: options.LearningRate = 3e-3,
-    label_drop: options.LabelDrop = 0.1,
-    ema_decay: options.EmaDecay = 0.995,
-    gradient_accumulation_steps: options.Accumulation = 1,
-    elastic_shares: Annotated[
+    steps: Annotated[int | None, _count("Optimizer steps.", _TRAINING)] = None,
+    batch_size: Annotated[int | None, _count("Samples a step, of all processes.", _TRAINING)] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="The highest.", rich_help_panel=_TRAINING)] = None,
+    gradient_accumulation_steps: Annotated[int | None, _count("Parts a step is cut into.", _TRAINING)] = None,
+    mixed_precision: Annotated[str | None, typer.Option(help="no, bf16 or fp16.", rich_help_panel=_TRAINING)] = None,
+    parallel: Annotated[
         str | None,
-        typer.Option(
-            help="Shares of the learngene, one drawn a step: 0.25,0.5,1. If not given, always all of it.",
-            rich_help_panel="Training",
-        ),
+        typer.Option(help="Of several processes: data, or tailor (each has its own).", rich_help_panel=_TRAINING),
     ] = None,
-    mixed_precision: options.MixedPrecision = "no",
-    deterministic: options.Deterministic = False,
-    checkpointing_steps: options.CheckpointEvery = 200,
-    checkpoints_total_limit: options.CheckpointsKept = 2,
-    resume: options.Resume = False,
-    seed: options.Seed = 0,
+    checkpointing_steps: Annotated[int | None, _count("Steps between checkpoints.", _RUN)] = None,
+    checkpoints_total_limit: Annotated[int | None, _count("Checkpoints that are kept.", _RUN)] = None,
+    resume: options.Resume = None,
+    report_to: Annotated[
+        str | None, typer.Option(help="Trackers: tensorboard,wandb,trackio.", rich_help_panel=_RUN)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of all that is random; 0 if not given.", callback=options.seed)
+    ] = None,
+    assigned: Annotated[
+        list[str] | None, typer.Option("--set", help="Any other setting: --set ema_decay=0.99 --set channels=1.")
+    ] = None,
     dry_run: options.DryRun = False,
 ) -> None:
     """Pre-train a decomposable DiT.
 
-    Ctrl-C saves a checkpoint; the same command with --resume goes on from it.
+    Ctrl-C saves a checkpoint; the same command with --resume latest goes on from
+    it. Images become latents first where there is a --vae.
     """
+    from kindgene import train
+    from kindgene.progress import RichProgress
+    from kindgene.recipes import find_recipe, settled
+    from kindgene.training.processes import is_main_process
+
+    if resume is None and is_main_process():
+        prepare.new_run(out)
+    if dense and (learngene_rank, tailor_rank, targets) != (None, None, None):
+        raise ValueError("--dense trains no components: leave out --learngene-rank, --tailor-rank and --targets")
+    given = {
+        "data.data": data,
+        "data.image_size": image_size,
+        "kind.learngene_rank": learngene_rank,
+        "kind.tailor_rank": tailor_rank,
+        "kind.targets": targets,
+        "train.steps": steps,
+        "train.batch_size": batch_size,
+        "train.learning_rate": learning_rate,
+        "train.gradient_accumulation_steps": gradient_accumulation_steps,
+        "train.mixed_precision": mixed_precision,
+        "train.parallel": parallel,
+        "train.checkpoint_every": checkpointing_steps,
+        "train.checkpoints_total_limit": checkpoints_total_limit,
+        "train.report_to": None if report_to is None else tuple(report_to.split(",")),
+        "train.seed": seed,
+    }
+    settings = settled(find_recipe(recipe), _chosen(given, assigned or []), preset)
+    source = prepare.Source(settings.data, options.class_list(classes), strict, image_column, label_column, vae)
+    dataset, shape = prepare.dataset_of(source, out, dry=dry_run)
+    model = _model(settings, list(dataset.class_names), shape, dense=dense)
+    if dry_run:
+        facts = {"out": str(out), "images": len(dataset), "shape": list(shape), **settings.to_dict()}
+        typer.echo(json.dumps({**facts, **_measured(model, shape, settings)}, indent=2, ensure_ascii=False))
+        return
+    result = train(model, dataset, settings.train, out, resume=resume or False, progress=RichProgress("pre-train"))
+    following = f"sample {out} --out samples.png" if dense else f"decompose {out} --out POOL"
+    if is_main_process():
+        typer.echo(f"{result.steps} steps, final loss {result.final_loss:.4f}; next: kindgene {following}")
+
+
+def _chosen(given: dict[str, Any], assigned: list[str]) -> dict[Part, dict[str, Any]]:
+    """What options and --set say, by part and name."""
+    chosen = assignments(assigned, _OPTIONS)
+    for key, value in given.items():
+        part, _, name = key.partition(".")
+        if value is not None:
+            chosen[part][name] = value  # type: ignore[index]  # one of the four
+    return chosen
+
+
+def _model(settings: Settings, names: list[str], shape: tuple[int, int, int], *, dense: bool) -> DiT | Decomposable:
+    """The model at its first step, its weights drawn by the seed."""
     import torch
 
-    from kindgene import DiT, KindConfig, TrainConfig, make_decomposable, train
-    from kindgene.evaluation.cost import measure_cost
-    from kindgene.progress import RichProgress
+    from kindgene import DiT, KindConfig, make_decomposable
 
-    if not resume:
-        options.new_run(out)
-    if dense and (learngene_rank, tailor_rank, targets) != (*_RANKS, _TARGETS):
-        raise ValueError("--dense trains no components: leave out --learngene-rank, --tailor-rank and --targets")
-    config = TrainConfig(
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        warmup_steps=min(50, steps // 3),
-        schedule="cosine",
-        label_drop=label_drop,
-        ema_decay=ema_decay,
-        gradient_accumulation_steps=gradient_accumulation_steps,
-        elastic_shares=options.numbers(elastic_shares),
-        mixed_precision=mixed_precision,  # type: ignore[arg-type]  # checked there
-        deterministic=deterministic,
-        checkpoint_every=checkpointing_steps,
-        checkpoints_total_limit=checkpoints_total_limit,
-        seed=seed,
-    )
-    images = load_data(data, options.class_list(classes), image_size, channels)
-    names = list(images.class_names)
-    kind = KindConfig(num_classes=len(names), learngene_rank=learngene_rank, tailor_rank=tailor_rank, targets=targets)
+    channels, height, width = shape
+    if height != width:
+        raise ValueError(f"a DiT takes square images, and these are {height}x{width}")
+    kind = KindConfig(num_classes=len(names), **settings.kind)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(settings.train.seed)
         backbone = DiT.from_preset(
-            preset,
+            settings.preset,
             num_classes=len(names),
             class_names=names,
-            input_size=images.images.shape[-1],
-            in_channels=images.images.shape[1],
-            learn_sigma=False,
-            prediction=prediction,
+            input_size=height,
+            in_channels=channels,
+            **settings.model,
         )
-        model = backbone if dense else make_decomposable(backbone, kind)
-    if dry_run:
-        facts = {
-            "out": str(out),
-            "data": data,
-            "images": len(images),
-            "train": config.to_dict(),
-            "backbone": {key: value for key, value in backbone.config.items() if not key.startswith("_")},
-            "kind": None if dense else kind.to_dict(),
-            **measure_cost(model).to_dict(),
-        }
-        typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
-        return
-    result = train(model, images, config, out, resume=resume, progress=RichProgress("pre-train"))
-    following = f"sample {out} --out samples.png" if dense else f"decompose {out} --out POOL"
-    typer.echo(f"{result.steps} steps, final loss {result.final_loss:.4f}; next: kindgene {following}")
+        return backbone if dense else make_decomposable(backbone, kind)
+
+
+def _measured(model: DiT | Decomposable, shape: tuple[int, int, int], settings: Settings) -> dict[str, Any]:
+    """What a model is, and what training it here takes."""
+    import os
+
+    from kindgene.core.decomposable import Decomposable
+    from kindgene.evaluation.cost import measure_cost
+    from kindgene.recipes import find_recipe
+    from kindgene.training.estimate import estimate
+
+    cost = measure_cost(model)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    return {
+        "backbone": {key: value for key, value in model.config.items() if not key.startswith("_")},
+        "kind": model.kind.to_dict() if isinstance(model, Decomposable) else None,
+        **cost.to_dict(),
+        "estimate": estimate(model, shape, settings.train, processes, macs=cost.macs),
+        "expect": find_recipe(settings.recipe).expect,
+    }

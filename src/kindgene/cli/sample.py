@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kindgene.cli import options
+from kindgene.cli import vae as autoencoders
 from kindgene.cli.models import find_device, load_any
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 EXAMPLE = "kindgene sample my-pool --guidance 1.5 --out samples.png"
+
+_PIXELS = (1, 3)
 
 
 def run(
@@ -21,26 +27,30 @@ def run(
     guidance: options.Guidance = 1.0,
     steps: options.SamplingSteps = 50,
     scheduler: options.Scheduler = "ddim",
-    clip: options.Clip = True,
+    clip: Annotated[
+        bool | None,
+        typer.Option("--clip/--no-clip", help="Keep predictions within -1 and 1; of pixels it does if not given."),
+    ] = None,
+    vae: options.Vae = None,
     seed: options.Seed = 0,
     device: options.Device = None,
 ) -> None:
-    """Draw images into a picture, a class a row."""
-    import io
+    """Draw images into a picture, a class a row.
 
+    Samples of a model of latents are decoded by its --vae.
+    """
     import torch
-    from PIL import Image
 
     from kindgene import sample
+    from kindgene.data.autoencoder import decoded
     from kindgene.files import write_bytes
 
     options.new_file(out, ".png")
     place = find_device(device)
     chosen = options.class_list(classes)
     loaded = load_any(model, chosen).model
-    channels = int(loaded.config.in_channels)
-    if channels not in (1, 3):
-        raise ValueError(f"{model} makes {channels} channels; only pixel-space models (1 or 3) make a picture here")
+    autoencoder = _autoencoder(model, int(loaded.config.in_channels), vae)
+    clip = autoencoder is None if clip is None else clip
     names = chosen or list(loaded.class_names)
     images = sample(
         loaded.to(place),
@@ -51,11 +61,43 @@ def run(
         clip=1.0 if clip else None,
         generator=torch.Generator().manual_seed(seed),
     )
-    height, width = images.shape[2:]
-    grid = images.view(len(names), per_class, channels, height, width).permute(0, 3, 1, 4, 2)
+    if autoencoder is not None:
+        images = decoded(autoencoder.to(place), images)
+    write_bytes(out, _picture(images, len(names)))
+    typer.echo(f"{out}: {len(images)} samples of {', '.join(names)}")
+
+
+def _autoencoder(model: Path, channels: int, vae: str | None) -> Any:
+    """What decodes the model's latents; None for a model of pixels. ValueError for what does not go together."""
+    from kindgene.interop.vae import check_vae
+
+    told = autoencoders.trained_with(model)
+    if vae is None:
+        if channels in _PIXELS and told is None:
+            return None
+        which = f", {told['name']}" if told is not None and told.get("name") else ""
+        raise ValueError(
+            f"{model} makes {channels} channels; only pixel-space models (1 or 3) make a picture by themselves: "
+            f"give --vae, the folder or Hub id of the VAE that it was trained with{which}"
+        )
+    autoencoder = autoencoders.load(vae)
+    check_vae(autoencoder, channels)
+    if told is not None:
+        autoencoders.check_same(autoencoder, told, str(model))
+    return autoencoder
+
+
+def _picture(images: Tensor, rows: int) -> bytes:
+    """Images [N, C, H, W] in -1 .. 1 as a PNG of so many rows."""
+    import io
+
+    import torch
+    from PIL import Image
+
+    count, channels, height, width = images.shape
+    grid = images.view(rows, count // rows, channels, height, width).permute(0, 3, 1, 4, 2)
     pixels = ((grid.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    array = pixels.reshape(len(names) * height, per_class * width, channels).squeeze(-1).numpy()
+    array = pixels.reshape(rows * height, count // rows * width, channels).squeeze(-1).numpy()
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, format="PNG")
-    write_bytes(out, buffer.getvalue())
-    typer.echo(f"{out}: {len(images)} samples of {', '.join(names)}")
+    return buffer.getvalue()

@@ -34,14 +34,14 @@ def run(
     deterministic: options.Deterministic = False,
     checkpointing_steps: options.CheckpointEvery = 200,
     checkpoints_total_limit: options.CheckpointsKept = 2,
-    resume: options.Resume = False,
+    resume: options.Resume = None,
     seed: options.Seed = 0,
     dry_run: options.DryRun = False,
 ) -> None:
     """Train tailors for new classes beside the frozen learngene.
 
     Without --add the new tailors stay in the run; the same command with
-    --resume --add adds them later, without training again.
+    --resume latest --add adds them later, without training again.
     """
     import torch
 
@@ -98,11 +98,11 @@ def run(
         }
         typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
         return
-    train(transfer.model, images, config, out, resume=resume, progress=RichProgress("transfer"))
+    train(transfer.model, images, config, out, resume=resume or False, progress=RichProgress("transfer"))
     typer.echo(f"trained {sum(transfer.trained.values()):,} numbers: {', '.join(transfer.trained)}")
     if add:
         opened.add(transfer.model)  # type: ignore[arg-type]  # a Decomposable, as KIND's transfer makes it
         typer.echo(f"{pool}: now {', '.join(opened.classes)}")
     else:
         where = pool if opened.path is not None else f"a folder with the learngene of {pool}"
-        typer.echo(f"{out}: --resume --add adds its tailors to {where}")
+        typer.echo(f"{out}: --resume latest --add adds its tailors to {where}")

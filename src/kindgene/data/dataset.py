@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kindgene import random
+from kindgene.data.skipped import Skipped
 
 _HASHED = 4096
 _FLIPPED = 0.5
@@ -30,6 +31,8 @@ class Dataset(ABC):
     """int64 [N]."""
     class_names: tuple[str, ...]
     flip: bool
+    skipped: tuple[Skipped, ...] = ()
+    """What was left out on reading, since it could not be used."""
 
     @property
     @abstractmethod
@@ -43,6 +46,10 @@ class Dataset(ABC):
     @abstractmethod
     def subset(self, names: Sequence[str]) -> Self:
         """Only the classes `names`, with labels in the order asked for; the images keep their order."""
+
+    @abstractmethod
+    def split(self, fraction: float, seed: int) -> tuple[Self, Self]:
+        """Divide into (train, held_out), holding out `fraction` of every class: `kindgene.data.labels.held_out`."""
 
     def sample(self, indices: Tensor, numbers: Tensor, seed: int) -> Tensor:
         """The images at `indices` [B] as training draws them for the samples `numbers` [B]: flipped, if `flip`.
@@ -58,9 +65,8 @@ class Dataset(ABC):
         Of many images 4,096 are hashed, evenly spaced.
         """
         count = len(self)
-        indices = torch.arange(count) if count <= _HASHED else torch.arange(_HASHED) * count // _HASHED
         images = hashlib.sha256()
-        for part in indices.split(256):
+        for part in evenly_spaced(count).split(256):
             images.update(self.batch(part).contiguous().numpy().tobytes())
         return {
             "images": count,
@@ -71,11 +77,16 @@ class Dataset(ABC):
 
     def counts(self) -> dict[str, int]:
         """How many images each class has; those without class are not among them."""
-        counts = torch.bincount(self.labels, minlength=len(self.class_names)).tolist()
-        return dict(zip(self.class_names, counts, strict=False))
+        counts = torch.bincount(self.labels, minlength=len(self.class_names))
+        return dict(zip(self.class_names, counts[: len(self.class_names)].tolist(), strict=True))
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+def evenly_spaced(count: int) -> Tensor:
+    """The numbers 0 to `count - 1`, or 4,096 of them: what a fingerprint looks at."""
+    return torch.arange(count) if count <= _HASHED else torch.arange(_HASHED) * count // _HASHED
 
 
 def flips(seed: int, numbers: Tensor) -> Tensor:

@@ -4,140 +4,203 @@
 path/
   cat/  a.jpg  b.png
   dog/  c.webp
+  d.jpg
 ```
-The folders' names, sorted, are the classes. Nothing is left out in silence: whatever lies in a class folder
-must be an image that can be read, or the error names it. Only names that begin with a dot (a file manager's
-notes) and files beside the class folders that are no images (a readme, a licence) are passed over.
+The folders' names, sorted, are the classes; an image beside them (``d.jpg``) is one without class. A folder of
+images alone is one class, named after the folder. Nothing is left out in silence: whatever lies in a class folder
+must be an image that can be used (`kindgene.data.images`), or it is skipped and named. Only names that begin with a
+dot (a file manager's notes) and files beside the class folders that are no images (a readme) are passed over.
 
-Shapes: N images, C channels, H height, W width.
+Shapes: N images, C channels, S pixels a side.
 """
 
+import hashlib
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageFile, ImageOps
+from torch import Tensor
 
-from kindgene.data.arrays import ArrayDataset
+from kindgene.data.dataset import Dataset
+from kindgene.data.encoded import Check, EncodedDataset, look_through
+from kindgene.data.images import check_size
+from kindgene.data.labels import check_known, check_names
+from kindgene.data.skipped import Skipped, refuse
+from kindgene.progress import Progress
 
 _SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
-_FORMATS = ("JPEG", "PNG", "WEBP")
-_MODE = {1: "L", 3: "RGB"}
-_MODES_TAKEN = ("1", "L", "LA", "P", "RGB", "RGBA")
-# What Pillow raises for a damaged file depends on where the damage lies.
-_DAMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-
-Pixels = npt.NDArray[np.uint8]
+_logger = logging.getLogger(__name__)
 
 
-def load_folder(path: str | Path, size: int, channels: int = 3) -> ArrayDataset:
-    """Read every image below `path`: float32 [N, channels, size, size] in [-1, 1], held in memory.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FolderDataset(EncodedDataset):
+    """Images of a folder, decoded on demand; `load_folder` makes it.
 
-    Each is turned upright as its EXIF data say, reduced and centre-cropped to a square (`centre_crop`), and
-    made grey (ITU-R 601 luma) for one channel or RGB for three. Raises ValueError, naming the file or folder,
-    for a layout other than the one above, for classes without images, and for an image that is broken,
-    animated, smaller than `size`, partly transparent, deeper than 8 bits, or in another colour space than
-    grey or RGB.
+    root: the folder, absolute; files: names below it as the file system has them, bytes [N] (one array, so that a
+    million of them cost a process little); lengths: of the files, in bytes, int64 [N].
     """
-    if size < 1:
-        raise ValueError(f"the image size is {size}; it must be at least 1 pixel")
-    if channels not in _MODE:
-        raise ValueError(f"images of {channels} channels cannot be made; ask for 1 (grey) or 3 (RGB)")
-    files = _files_of_classes(Path(path))
-    images = np.empty((sum(map(len, files.values())), channels, size, size), dtype=np.uint8)
-    labels: list[int] = []
-    for label, members in enumerate(files.values()):
-        for file in members:
-            images[len(labels)] = _read(file, size, channels)
-            labels.append(label)
-    # 0 to 255 becomes -1 to 1, both ends included.
-    return ArrayDataset(torch.from_numpy(images).float() / 127.5 - 1.0, torch.tensor(labels), tuple(files))
+
+    root: Path
+    files: npt.NDArray[np.bytes_]
+    lengths: npt.NDArray[np.int64]
+
+    def source(self, index: int) -> Path:
+        return self.root / os.fsdecode(self.files[index])
+
+    def name(self, index: int) -> str:
+        return str(self.source(index))
+
+    def where(self, kept: Tensor) -> Self:
+        """The images where `kept` (bool [N]) is true, all classes kept."""
+        mask = kept.numpy()
+        return replace(self, labels=self.labels[kept], files=self.files[mask], lengths=self.lengths[mask])
+
+    def fingerprint(self) -> dict[str, Any]:
+        """As of any `Dataset`, but quick: the files' names and lengths are hashed, not what they hold."""
+        files = hashlib.sha256()
+        for file in self.files.tolist():
+            files.update(file + b"\0")
+        files.update(self.lengths.tobytes())
+        return {
+            "images": len(self),
+            "class_names": list(self.class_names),
+            "labels_sha256": hashlib.sha256(self.labels.numpy().tobytes()).hexdigest(),
+            "files_sha256": files.hexdigest(),
+            "shape": list(self.shape),
+        }
 
 
-def centre_crop(image: Image.Image, size: int) -> Image.Image:
-    """Reduce to a short side of `size`, then cut the middle square, as ADM (Dhariwal and Nichol 2021).
+def load_folder(
+    path: str | Path,
+    size: int,
+    channels: int = 3,
+    *,
+    classes: Sequence[str] | None = None,
+    strict: bool = False,
+    flip: bool = False,
+    min_side: int | None = None,
+    in_memory: bool | None = None,
+    check: Check = "headers",
+    progress: Progress | None = None,
+) -> Dataset:
+    """The images below `path`, [N, channels, size, size] in [-1, 1] when drawn: an `ArrayDataset` or a `FolderDataset`.
 
-    Halving with a box filter while the short side is at least twice `size`, then one bicubic step, keeps a
-    strong reduction free of aliasing. FID compares with figures published for this preprocessing only if it
-    is the same.
+    Each is turned upright as its EXIF data say, reduced and centre-cropped to a square
+    (`kindgene.data.images.centre_crop`), and made grey (ITU-R 601 luma) for one channel or RGB for three. `classes`:
+    only these, in this order, without those that have no class; other folders are not looked into. `flip`: training
+    mirrors every other one.
+
+    Files that cannot be used are left out, named in one warning and listed in `skipped`; of `strict` the first
+    raises ValueError. They are sought before anything else is done: all of them where the images are held in
+    memory or of ``check="full"``, else those that the headers tell of (`kindgene.data.encoded`). Images are held in
+    memory where they take less than 1 GiB as float32 (N * C * S * S * 4 bytes), otherwise decoded for each batch;
+    `in_memory` True or False decides. `min_side`: what is smaller counts as unfit; None: `size`; 1: all are enlarged,
+    as in ADM's data. `progress` hears of long searches.
+
+    Raises ValueError, naming the folder, for a layout other than the one above and for a class without a single
+    image that can be used.
     """
-    while min(image.size) >= 2 * size:
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = size / min(image.size)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return image.crop((left, top, left + size, top + size))
+    check_size(size, channels)
+    root = Path(path).absolute()
+    class_names, found, unfit = _walk(root, classes)
+    if strict:
+        refuse(unfit)
+    _refuse_empty(root, class_names, found, unfit)
+    candidates = FolderDataset(
+        labels=torch.tensor([label for label, members in enumerate(found) for _ in members.files]),
+        class_names=class_names,
+        size=size,
+        channels=channels,
+        flip=flip,
+        min_side=size if min_side is None else min_side,
+        root=root,
+        files=np.array([file for members in found for file in members.files]),
+        lengths=np.array([length for members in found for length in members.lengths], dtype=np.int64),
+    )
+    dataset = look_through(
+        candidates, unfit, str(root), strict=strict, in_memory=in_memory, check=check, progress=progress
+    )
+    classless = int((dataset.labels == len(class_names)).sum())
+    if classless:
+        _logger.warning("%s images of %s lie in no class folder: they train without class", f"{classless:,}", root)
+    return dataset
 
 
-def _files_of_classes(root: Path) -> dict[str, list[Path]]:
-    """Class name -> its image files, both sorted."""
+@dataclass(frozen=True)
+class _Members:
+    """Image files of a class: names below the root, and lengths in bytes."""
+
+    files: list[bytes] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+
+    def add(self, entry: os.DirEntry[str], folder: str) -> None:
+        self.files.append(os.fsencode(os.path.join(folder, entry.name)))
+        try:
+            self.lengths.append(entry.stat().st_size)
+        except FileNotFoundError:  # a link to nowhere, which is found out when it is read
+            self.lengths.append(0)
+
+
+def _walk(root: Path, classes: Sequence[str] | None) -> tuple[tuple[str, ...], list[_Members], list[Skipped]]:
+    """Class names, the images of each class and, last, of none; and what in class folders is no image file."""
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder; give the folder that holds one folder of images a class")
     entries = _visible(root)
-    loose = [entry for entry in entries if not entry.is_dir() and entry.suffix.lower() in _SUFFIXES]
-    if loose:
-        raise ValueError(f"{loose[0]} lies in no class folder; move it to one")
-    files = {entry.name: _visible(entry) for entry in entries if entry.is_dir()}
-    if not files:
+    folders = {entry.name: entry for entry in entries if entry.is_dir()}
+    loose = _Members()
+    for entry in entries:
+        if entry.name not in folders and _is_image(entry.name):
+            loose.add(entry, "")
+    if not folders and not loose.files:
         raise ValueError(f"{root} holds no class folders; make one for each class and put its images there")
-    for name, members in files.items():
-        if not members:
+    names = tuple(folders) or (root.resolve().name or "images",)
+    if classes is not None:
+        check_names(classes)
+        check_known(classes, names, str(root))
+        names = tuple(classes)
+    if not folders:
+        return names, [loose, _Members()], []
+    if classes is not None:
+        loose = _Members()
+    unfit: list[Skipped] = []
+    found = []
+    for name in names:
+        found.append(_Members())
+        for entry in _visible(folders[name].path):
+            if entry.is_dir():
+                reason, advice = "is a folder within a class", "a class folder holds only images"
+                unfit.append(Skipped(entry.path, "nested folder", reason, advice))
+            elif not _is_image(entry.name):
+                reason, advice = f"is not one of {', '.join(_SUFFIXES)}", "convert it or move it away"
+                unfit.append(Skipped(entry.path, "other suffix", reason, advice))
+            else:
+                found[-1].add(entry, name)
+    return names, [*found, loose], unfit
+
+
+def _refuse_empty(root: Path, class_names: Sequence[str], found: Sequence[_Members], unfit: Sequence[Skipped]) -> None:
+    """Raises ValueError for a class folder without image files."""
+    for name, members in zip(class_names, found, strict=False):
+        if members.files:
+            continue
+        first = next((each for each in unfit if Path(each.path).parent == root / name), None)
+        if first is None:
             raise ValueError(f"{root / name} holds no images; add some or remove the folder")
-        for file in members:
-            if file.is_dir():
-                raise ValueError(f"{file} is a folder within a class; a class folder holds only images")
-            if file.suffix.lower() not in _SUFFIXES:
-                raise ValueError(f"{file} is not one of {', '.join(_SUFFIXES)}; convert it or move it away")
-    return files
+        deeper = f"; where {root / name} holds the class folders, give that" if first.kind == "nested folder" else ""
+        raise ValueError(f"{root / name} holds no image that can be used: {first}{deeper}")
 
 
-def _visible(folder: Path) -> list[Path]:
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in _SUFFIXES
+
+
+def _visible(folder: str | Path) -> list[os.DirEntry[str]]:
     """What lies in `folder`, sorted by name, without names that begin with a dot."""
-    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-
-
-def _read(file: Path, size: int, channels: int) -> Pixels:
-    """One image as uint8 [C, size, size]."""
-    try:
-        with Image.open(file, formats=_FORMATS) as image:
-            reason = _unsuitable(image)
-            upright = ImageOps.exif_transpose(image)
-    except _DAMAGE as error:
-        raise ValueError(f"{file} cannot be read as JPEG, PNG or WebP ({error}); replace or remove it") from error
-    if reason is not None:
-        raise ValueError(f"{file} {reason}")
-    if upright.has_transparency_data:
-        upright = upright.convert("RGBA")
-        if upright.getchannel("A").getextrema() != (255, 255):
-            raise ValueError(f"{file} is partly transparent; flatten it onto a background")
-    if upright.mode != "L":
-        upright = upright.convert("RGB")
-    if min(upright.size) < size:
-        raise ValueError(
-            f"{file} is {upright.width}x{upright.height} pixels, smaller than {size}; "
-            f"ask for a smaller size or remove it"
-        )
-    pixels = np.asarray(centre_crop(upright.convert(_MODE[channels]), size))
-    return pixels.reshape(size, size, channels).transpose(2, 0, 1)
-
-
-def _unsuitable(image: ImageFile.ImageFile) -> str | None:
-    """Why an opened file is refused, or None. Loads nothing: loading hides how deep the colours were."""
-    if image.mode.startswith("I") or any(";16" in str(tile.args) for tile in image.tile):
-        return "is deeper than 8 bits a channel; scale it to 8 bits, so that the range is your choice"
-    if image.mode not in _MODES_TAKEN:
-        return f"has the colour mode {image.mode}; convert it to grey or RGB"
-    if _is_animated(image):
-        return "is animated; save the frame that is meant as a file of its own"
-    return None
-
-
-def _is_animated(image: ImageFile.ImageFile) -> bool:
-    if image.format == "MPO":  # a camera's JPEG with further views; the first is the picture
-        return False
-    try:
-        image.seek(1)
-    except EOFError:
-        return False
-    return True
+    with os.scandir(folder) as entries:
+        return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)

@@ -1,0 +1,271 @@
+"""Images to a cache of latents, once: in several processes, and going on where an earlier attempt stopped.
+
+A shard is made of the images that stand in its place in the data set, always in the same batches, and written whole
+or not at all. So a shard that is there is right, what is missing is made, and the result has the same bytes as that
+of an attempt that nothing stopped (same machine, versions, threads, batch size). The manifest comes last.
+
+Numbers are kept as float16 unless told otherwise (ours): half the bytes, and an error of at most 2^-11 of a number,
+about 1/2000, which is under the autoencoder's own. An image of 256 pixels takes 32 KiB (4 x 32 x 32 numbers, mean and
+standard deviation, image and mirror image), ImageNet's 1,281,167 take 42 GB.
+
+Shapes: B batch, C channels, h, w size of a latent.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from kindgene import files
+from kindgene._version import __version__
+from kindgene.data.autoencoder import LatentScale, latent_shape, posterior, weights_sha256
+from kindgene.data.dataset import Dataset
+from kindgene.data.latents import (
+    FORMAT,
+    FORMAT_VERSION,
+    JOB_FILE,
+    LABELS_FILE,
+    MANIFEST_FILE,
+    SHARD_FOLDER,
+    shard_path,
+)
+from kindgene.progress import NoProgress, Progress
+
+SHARD_SIZE = 1024
+"""Images a shard (ours): 32 MiB at 256 pixels."""
+
+_AHEAD = 2  # batches that are read while one is encoded
+_T = TypeVar("_T")
+
+
+class Processes(Protocol):
+    """The processes that work together, as those of `kindgene.training.processes` do."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value of every process, by rank."""
+
+    def share(self, value: Any) -> Any:
+        """The main process's value."""
+
+    def first(self, work: Callable[[], _T]) -> _T | None:
+        """What `work` comes to on the main process, which alone does it."""
+
+
+class _Alone:
+    rank, size = 0, 1
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+    def share(self, value: Any) -> Any:
+        return value
+
+    def first(self, work: Callable[[], _T]) -> _T | None:
+        return work()
+
+
+def encode(
+    dataset: Dataset,
+    vae: Any,
+    out: files.StrPath,
+    *,
+    vae_name: str = "",
+    preprocessing: str = "",
+    dtype: Literal["float16", "float32"] = "float16",
+    batch_size: int = 32,
+    shard_size: int = SHARD_SIZE,
+    processes: Processes | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Encodes every image of `dataset`, and its mirror image, into the folder `out`; see `kindgene.data.latents`.
+
+    `vae`: an `AutoencoderKL`, in eval mode, on the device and in the dtype that it is to compute in. `vae_name` and
+    `preprocessing` are recorded. `processes`: each calls it alike and makes its share of the shards. A cache that is
+    whole is checked, hash by hash; what is missing of it, or damaged, is made.
+
+    Raises ValueError for a folder that holds other things or was begun with other images, another autoencoder or other
+    settings; for a model that is no `AutoencoderKL`; and for latents that the dtype cannot hold.
+    """
+    if batch_size < 1 or shard_size < 1:
+        raise ValueError(f"batch_size and shard_size must be at least 1, got {batch_size} and {shard_size}")
+    if dtype not in ("float16", "float32"):
+        raise ValueError(f"latents are kept as float16 or float32, not {dtype!r}")
+    root, team = Path(out), processes or _Alone()
+    job = _Job(root, dataset, vae, getattr(torch, dtype), batch_size, shard_size)
+    about = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "images": len(dataset),
+        "image_shape": list(dataset.shape),
+        "latent_shape": list(latent_shape(vae, dataset.shape)),
+        "dtype": dtype,
+        "shard_size": shard_size,
+        "scale": LatentScale.of(vae).to_dict(),
+        "vae": {"sha256": weights_sha256(vae), "config": _plain(vae.config)},
+        "data": dataset.fingerprint(),
+        "class_names": list(dataset.class_names),
+    }
+
+    # What is there already.
+    recorded: dict[str, str] = team.share(team.first(lambda: _begin(root, about, dataset.labels)))
+    numbers = range(job.count)
+    there = team.share([number for number in numbers if shard_path(root, number).is_file()])
+    digests = {number: files.sha256(shard_path(root, number)) for number in there[team.rank :: team.size]}
+    digests = _merged(team.gather(digests))
+    damaged = {number for number, digest in digests.items() if recorded.get(str(number), digest) != digest}
+
+    # What is missing.
+    missing = [number for number in numbers if number not in digests or number in damaged]
+    shown = NoProgress() if progress is None or team.rank else progress
+    made = job.make(missing[team.rank :: team.size], shown)
+    digests |= _merged(team.gather(made))
+    told = {**about, "vae_name": vae_name, "preprocessing": preprocessing, "counts": dataset.counts()}
+    if missing or not recorded:
+        team.first(lambda: _finish(root, told, dataset.labels, digests))
+    return root
+
+
+@dataclass(frozen=True)
+class _Job:
+    root: Path
+    dataset: Dataset
+    vae: Any
+    dtype: torch.dtype
+    batch_size: int
+    shard_size: int
+
+    @property
+    def count(self) -> int:
+        """Of all shards."""
+        return -(-len(self.dataset) // self.shard_size)
+
+    def images(self, number: int) -> Tensor:
+        """Indices of the images of a shard."""
+        return torch.arange(number * self.shard_size, min((number + 1) * self.shard_size, len(self.dataset)))
+
+    def make(self, numbers: list[int], progress: Progress) -> dict[int, str]:
+        """Encodes and writes these shards; the hash of each."""
+        batches = [part for number in numbers for part in self.images(number).split(self.batch_size)]
+        read = _ahead(self.dataset.batch, batches)
+        total, done, started = sum(map(len, batches)), 0, time.perf_counter()
+        digests = {}
+        progress.start(total)
+        try:
+            for number in numbers:
+                means, stds = [], []
+                for part in self.images(number).split(self.batch_size):
+                    mean, std = self.posteriors(next(read), part)
+                    means.append(mean)
+                    stds.append(std)
+                    done += len(part)
+                    progress.update(done, images_per_second=done / (time.perf_counter() - started))
+                path = shard_path(self.root, number)
+                files.write_safetensors(path, {"mean": torch.cat(means), "std": torch.cat(stds)})
+                digests[number] = files.sha256(path)
+        finally:
+            read.close()
+            progress.close()
+        return digests
+
+    def posteriors(self, images: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation [B, 2, C, h, w] of images and mirror images, as they are kept."""
+        found = posterior(self.vae, torch.cat([images, images.flip(-1)]))
+        mean, std = (torch.stack(each.to(self.dtype).chunk(2), dim=1) for each in found)
+        fit = mean.isfinite().flatten(1).all(1) & std.isfinite().flatten(1).all(1)
+        if not fit.all():
+            first = int(indices[~fit][0])
+            raise ValueError(f"the latents of image {first} are not finite as {self.dtype}; try another VAE or float32")
+        return mean, std
+
+
+def _begin(root: Path, about: dict[str, Any], labels: Tensor) -> dict[str, str]:
+    """Makes the folder, or sees that it is this job's; the hashes of its shards where it is whole."""
+    manifest = root / MANIFEST_FILE
+    job = manifest if manifest.is_file() else root / JOB_FILE
+    if job.is_file():
+        _check_same(job, about)
+        for left in (root / SHARD_FOLDER).glob(".tmp-*"):  # by a process that was killed while writing
+            left.unlink()
+    elif root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise ValueError(f"{root} exists and is not an empty folder; choose a new one (nothing was written)")
+    (root / SHARD_FOLDER).mkdir(parents=True, exist_ok=True)
+    if job is not manifest:
+        files.write_json(root / JOB_FILE, about)
+        return {}
+    (root / JOB_FILE).unlink(missing_ok=True)
+    told = files.read_json(manifest)
+    if not (root / LABELS_FILE).is_file() or files.sha256(root / LABELS_FILE) != told["labels"]["sha256"]:
+        files.write_safetensors(root / LABELS_FILE, {"labels": labels})
+    return {str(number): entry["sha256"] for number, entry in enumerate(told["shards"])}
+
+
+def _check_same(path: Path, about: dict[str, Any]) -> None:
+    before = files.read_json(path)
+    now = json.loads(json.dumps(about))
+    changed = [key for key in now if not isinstance(before, dict) or before.get(key) != now[key]]
+    if changed:
+        raise ValueError(
+            f"{path.parent} was begun with other {', '.join(changed)}; give another folder, or remove this one"
+        )
+
+
+def _finish(root: Path, told: dict[str, Any], labels: Tensor, digests: dict[int, str]) -> None:
+    """Writes the manifest, which makes the cache whole."""
+    files.write_safetensors(root / LABELS_FILE, {"labels": labels})
+    manifest = {
+        **told,
+        "library_version": __version__,
+        "labels": _entry(root, root / LABELS_FILE, files.sha256(root / LABELS_FILE)),
+        "shards": [_entry(root, shard_path(root, number), digests[number]) for number in sorted(digests)],
+    }
+    files.write_json(root / MANIFEST_FILE, manifest)
+    (root / JOB_FILE).unlink(missing_ok=True)
+
+
+def _entry(root: Path, path: Path, digest: str) -> dict[str, Any]:
+    """What the manifest says of a file."""
+    return {"file": path.relative_to(root).as_posix(), "sha256": digest, "bytes": path.stat().st_size}
+
+
+def _ahead(read: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> Generator[Tensor, None, None]:
+    """What `read` makes of each batch, in order, some of them read before they are asked for."""
+    with ThreadPoolExecutor(_AHEAD) as pool:
+        waiting: deque[Future[Tensor]] = deque()
+        try:
+            for batch in batches:
+                waiting.append(pool.submit(read, batch))
+                if len(waiting) > _AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """A configuration of diffusers without what it notes for itself (paths, versions)."""
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in dict(config).items()
+        if not key.startswith("_")
+    }
+
+
+def _merged(parts: list[dict[int, str]]) -> dict[int, str]:
+    return {number: digest for part in parts for number, digest in part.items()}
