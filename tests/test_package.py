@@ -23,7 +23,7 @@ NEEDS = {
     "transfer": {"core", "models", "pool"},
     "evaluation": {"core", "models", "data", "diffusion", "pool", "training"},
     "interop": {"core", "models", "diffusion", "pool", "pipeline"},
-    "pipeline": {"core", "models", "diffusion", "pool", "interop"},
+    "pipeline": {"core", "models", "data", "diffusion", "pool", "interop"},
     "recipes": {"training"},
     "studies": {"core", "models", "data", "diffusion", "pool", "training", "transfer", "evaluation", "interop"},
 }

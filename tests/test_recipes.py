@@ -9,7 +9,7 @@ from kindgene.cli.assign import assignments, settings
 from kindgene.models.presets import find_preset
 from kindgene.recipes import RECIPES, find_recipe, settled
 
-OPTIONS = {"train.steps": "--steps", "kind.targets": "--targets"}
+OPTIONS = {"train.steps": "--steps", "train.seed": "--seed"}
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -113,7 +113,7 @@ def test_a_list_of_patterns_is_a_list():
         (["model.weight_decay=0"], "there is no such setting; nearest: weight_decay, train.weight_decay"),
         (["schedule=cosine"], "say which, model.schedule or train.schedule"),
         (["steps=3"], "it has an option of its own, --steps"),
-        (["kind.targets=paper"], "it has an option of its own, --targets"),
+        (["train.seed=3"], "it has an option of its own, --seed"),
         (["compile=1"], "--set compile takes true or false, got '1'"),
         (["num_workers=many"], "takes a whole number, got 'many'"),
         (["num_workers=1.5"], "takes a whole number"),

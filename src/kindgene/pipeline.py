@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from kindgene._version import __version__
 from kindgene.core.decomposable import Decomposable
+from kindgene.data.autoencoder import decoded
 from kindgene.diffusion.path import DiffusionPath
 from kindgene.diffusion.sampler import sample
 from kindgene.files import read_json
@@ -32,8 +33,6 @@ from kindgene.pool.pool import Pool
 
 MODEL, VAE = "model", "vae"
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-DECODED_AT_ONCE = 16
-"""Latents that the VAE decodes at a time (ours): its activations are far larger than an image."""
 
 
 class KindPipeline(DiffusionPipeline):
@@ -210,19 +209,12 @@ class KindPipeline(DiffusionPipeline):
                 bar.close()
 
     def _finished(self, samples: Tensor, output_type: str) -> Any:
-        images = samples if self.vae is None else self._decoded(samples)
+        images = samples if self.vae is None else decoded(self.vae, samples)
         images = (images.float() / 2 + 0.5).clamp(0, 1)
         if output_type == "pt":
             return images
         array = images.permute(0, 2, 3, 1).numpy()
         return self.numpy_to_pil(array) if output_type == "pil" else array
-
-    def _decoded(self, latents: Tensor) -> Tensor:
-        """Latents to images in -1 .. 1, by the VAE's own scale (and shift, where it has one)."""
-        first = next(self.vae.parameters())
-        scaled = latents / self.vae.config.scaling_factor + (self.vae.config.get("shift_factor") or 0.0)
-        parts = scaled.to(first.dtype).split(DECODED_AT_ONCE)
-        return torch.cat([self.vae.decode(part.to(first.device)).sample.float().cpu() for part in parts])
 
     def _pool_of_model(self) -> Pool:
         """The model as a pool: the pieces that it was made of where it is still what they make, else taken apart."""

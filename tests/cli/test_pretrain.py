@@ -97,8 +97,8 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(kindgene, short, tmp_path)
     "choice",
     [
         ("--dense",),
-        ("--targets", "paper"),
-        ("--targets", "paper+adaln", "--learngene-rank", 4, "--tailor-rank", 2),
+        ("--set", "targets=paper"),
+        ("--set", "targets=paper+adaln", "--learngene-rank", 4, "--tailor-rank", 2),
         ("--set", "prediction=v"),
         ("--set", "prediction=epsilon"),
         ("--mixed-precision", "bf16", "--gradient-accumulation-steps", 2),
@@ -161,12 +161,12 @@ def test_a_dry_run_tells_and_leaves_nothing(kindgene, tmp_path):
 @pytest.mark.parametrize(
     ("choice", "told"),
     [
-        (("--dense", "--tailor-rank", 4), "leave out --learngene-rank"),
-        (("--dense", "--targets", "paper"), "leave out --learngene-rank"),
+        (("--dense", "--tailor-rank", 4), "leave out what is said of them (tailor_rank)"),
+        (("--dense", "--set", "targets=paper"), "leave out what is said of them (targets)"),
         (("--image-size", 16), "digits have 8 pixels a side"),
         (("--set", "channels=3"), "digits is grey"),
         (("--preset", "minni/4"), "did you mean 'mini/4'"),
-        (("--targets", "all"), "targets must be"),
+        (("--set", "targets=all"), "targets must be"),
         (("--set", "prediction=x"), "takes epsilon or v"),
         (("--learngene-rank", 99), "learngene_rank"),
         (("--learning-rate", "nan"), "learning_rate"),

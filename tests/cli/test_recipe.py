@@ -112,7 +112,7 @@ def test_any_other_setting_is_set(kindgene, tmp_path):
     run = tmp_path / "run"
     chosen = ("betas=0.9,0.95", "weight_decay=0.01", "on_nonfinite=skip", "train.schedule=constant", "depth=1")
     assigned = [part for text in chosen for part in ("--set", text)]
-    kindgene("pretrain", "--classes", "0,1", *QUICK, *assigned, "--parallel", "tailor", "--out", run)
+    kindgene("pretrain", "--classes", "0,1", *QUICK, *assigned, "--set", "parallel=tailor", "--out", run)
     facts = facts_of(run)
     config = facts["config"]
     assert (config["betas"], config["weight_decay"], config["on_nonfinite"]) == ([0.9, 0.95], 0.01, "skip")
@@ -139,7 +139,7 @@ def test_a_run_goes_on_from_the_checkpoint_that_is_named(kindgene, refused, tmp_
         (("--set", "steps=3"), "it has an option of its own, --steps"),
         (("--set", "diagnose_every=3"), "no multiple of log_every"),
         (("--report-to", "paper"), "each of report_to must be one of 'tensorboard'"),
-        (("--parallel", "model"), "parallel must be one of 'data', 'tailor'"),
+        (("--set", "parallel=model"), "parallel takes data or tailor"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
 )

@@ -426,7 +426,7 @@ def test_worker_processes_read_it(lazy: FolderDataset) -> None:
 
 
 def test_a_fingerprint_decodes_nothing(root: Path, lazy: FolderDataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    again = load_folder(root, 12, in_memory=False)
+    again = load_folder(root, 12, in_memory=False, flip=lazy.flip)
     smaller = load_folder(root, 8, in_memory=False)
     put(root, "cat/0.jpg", photo(50, 30))
     changed = load_folder(root, 12, in_memory=False)

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from kindgene.data.encoded import Check
 
 _HF = "hf:"
-_MANIFEST = "manifest.json"
 
 
 def load_data(
@@ -125,8 +124,6 @@ def _is_table(data: str, path: Path) -> bool:
 
 
 def _is_latents(path: Path) -> bool:
-    if not (path / _MANIFEST).is_file():
-        return False
     from kindgene.data.latents import is_latents
 
     return is_latents(path)

@@ -13,6 +13,7 @@ from kindgene.cli.assign import assignments
 
 if TYPE_CHECKING:
     from kindgene.core.decomposable import Decomposable
+    from kindgene.data.dataset import Dataset
     from kindgene.models.dit import DiT
     from kindgene.recipes import Part, Settings
 
@@ -24,13 +25,11 @@ _OPTIONS = {
     "data.image_size": "--image-size",
     "kind.learngene_rank": "--learngene-rank",
     "kind.tailor_rank": "--tailor-rank",
-    "kind.targets": "--targets",
     "train.steps": "--steps",
     "train.batch_size": "--batch-size",
     "train.learning_rate": "--learning-rate",
     "train.gradient_accumulation_steps": "--gradient-accumulation-steps",
     "train.mixed_precision": "--mixed-precision",
-    "train.parallel": "--parallel",
     "train.checkpoint_every": "--checkpointing-steps",
     "train.checkpoints_total_limit": "--checkpoints-total-limit",
     "train.report_to": "--report-to",
@@ -58,9 +57,6 @@ def run(
     preset: Annotated[str | None, typer.Option(help="mini/2, tiny/2, DiT-S/4, ...", rich_help_panel=_MODEL)] = None,
     learngene_rank: Annotated[int | None, _count("Components all classes share.", _MODEL)] = None,
     tailor_rank: Annotated[int | None, _count("Components of each class.", _MODEL)] = None,
-    targets: Annotated[
-        str | None, typer.Option(help="What is decomposed: paper or paper+adaln.", rich_help_panel=_MODEL)
-    ] = None,
     dense: Annotated[
         bool, typer.Option("--dense", help="Train the dense twin instead.", rich_help_panel=_MODEL)
     ] = False,
@@ -69,10 +65,6 @@ def run(
     learning_rate: Annotated[float | None, typer.Option(help="The highest.", rich_help_panel=_TRAINING)] = None,
     gradient_accumulation_steps: Annotated[int | None, _count("Parts a step is cut into.", _TRAINING)] = None,
     mixed_precision: Annotated[str | None, typer.Option(help="no, bf16 or fp16.", rich_help_panel=_TRAINING)] = None,
-    parallel: Annotated[
-        str | None,
-        typer.Option(help="Of several processes: data, or tailor (each has its own).", rich_help_panel=_TRAINING),
-    ] = None,
     checkpointing_steps: Annotated[int | None, _count("Steps between checkpoints.", _RUN)] = None,
     checkpoints_total_limit: Annotated[int | None, _count("Checkpoints that are kept.", _RUN)] = None,
     resume: options.Resume = None,
@@ -99,29 +91,28 @@ def run(
 
     if resume is None and is_main_process():
         prepare.new_run(out)
-    if dense and (learngene_rank, tailor_rank, targets) != (None, None, None):
-        raise ValueError("--dense trains no components: leave out --learngene-rank, --tailor-rank and --targets")
     given = {
         "data.data": data,
         "data.image_size": image_size,
         "kind.learngene_rank": learngene_rank,
         "kind.tailor_rank": tailor_rank,
-        "kind.targets": targets,
         "train.steps": steps,
         "train.batch_size": batch_size,
         "train.learning_rate": learning_rate,
         "train.gradient_accumulation_steps": gradient_accumulation_steps,
         "train.mixed_precision": mixed_precision,
-        "train.parallel": parallel,
         "train.checkpoint_every": checkpointing_steps,
         "train.checkpoints_total_limit": checkpoints_total_limit,
         "train.report_to": None if report_to is None else tuple(report_to.split(",")),
         "train.seed": seed,
     }
-    settings = settled(find_recipe(recipe), _chosen(given, assigned or []), preset)
+    chosen = _chosen(given, assigned or [])
+    if dense and chosen["kind"]:
+        raise ValueError(f"--dense trains no components: leave out what is said of them ({', '.join(chosen['kind'])})")
+    settings = settled(find_recipe(recipe), chosen, preset)
     source = prepare.Source(settings.data, options.class_list(classes), strict, image_column, label_column, vae)
     dataset, shape = prepare.dataset_of(source, out, dry=dry_run)
-    model = _model(settings, list(dataset.class_names), shape, dense=dense)
+    model = _model(settings, dataset, shape, dense=dense, whole=dry_run)
     if dry_run:
         facts = {"out": str(out), "images": len(dataset), "shape": list(shape), **settings.to_dict()}
         typer.echo(json.dumps({**facts, **_measured(model, shape, settings)}, indent=2, ensure_ascii=False))
@@ -142,16 +133,26 @@ def _chosen(given: dict[str, Any], assigned: list[str]) -> dict[Part, dict[str, 
     return chosen
 
 
-def _model(settings: Settings, names: list[str], shape: tuple[int, int, int], *, dense: bool) -> DiT | Decomposable:
-    """The model at its first step, its weights drawn by the seed."""
+def _model(
+    settings: Settings, dataset: Dataset, shape: tuple[int, int, int], *, dense: bool, whole: bool
+) -> DiT | Decomposable:
+    """The model at its first step, its weights drawn by the seed; unless `whole`, with this process's tailors only."""
+    import os
+
     import torch
 
     from kindgene import DiT, KindConfig, make_decomposable
+    from kindgene.training.placement import Placement
 
     channels, height, width = shape
     if height != width:
         raise ValueError(f"a DiT takes square images, and these are {height}x{width}")
+    names = list(dataset.class_names)
     kind = KindConfig(num_classes=len(names), **settings.kind)
+    tailors, processes = None, int(os.environ.get("WORLD_SIZE", "1"))
+    if settings.train.parallel == "tailor" and processes > 1 and not whole:
+        placement = Placement.for_data(kind.tailor_of, dataset.labels, processes)
+        tailors = placement.tailors(int(os.environ.get("RANK", "0")))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.train.seed)
         backbone = DiT.from_preset(
@@ -162,7 +163,7 @@ def _model(settings: Settings, names: list[str], shape: tuple[int, int, int], *,
             in_channels=channels,
             **settings.model,
         )
-        return backbone if dense else make_decomposable(backbone, kind)
+        return backbone if dense else make_decomposable(backbone, kind, tailors=tailors)
 
 
 def _measured(model: DiT | Decomposable, shape: tuple[int, int, int], settings: Settings) -> dict[str, Any]:

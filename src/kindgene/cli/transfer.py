@@ -48,9 +48,10 @@ def run(
     from kindgene import TrainConfig, train
     from kindgene.evaluation.cost import measure_cost
     from kindgene.progress import RichProgress
+    from kindgene.training.processes import is_main_process
     from kindgene.transfer.strategies import kind_transfer
 
-    if not resume:
+    if not resume and is_main_process():
         options.new_run(out)
     names = options.class_list(classes)
     opened = open_pool(pool, None, learngene_only=True)
@@ -99,6 +100,8 @@ def run(
         typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
         return
     train(transfer.model, images, config, out, resume=resume or False, progress=RichProgress("transfer"))
+    if not is_main_process():
+        return
     typer.echo(f"trained {sum(transfer.trained.values()):,} numbers: {', '.join(transfer.trained)}")
     if add:
         opened.add(transfer.model)  # type: ignore[arg-type]  # a Decomposable, as KIND's transfer makes it

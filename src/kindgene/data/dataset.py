@@ -71,6 +71,7 @@ class Dataset(ABC):
         return {
             "images": count,
             "class_names": list(self.class_names),
+            "flip": self.flip,
             "labels_sha256": hashlib.sha256(self.labels.numpy().tobytes()).hexdigest(),
             "images_sha256": images.hexdigest(),
         }

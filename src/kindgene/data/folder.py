@@ -70,6 +70,7 @@ class FolderDataset(EncodedDataset):
         return {
             "images": len(self),
             "class_names": list(self.class_names),
+            "flip": self.flip,
             "labels_sha256": hashlib.sha256(self.labels.numpy().tobytes()).hexdigest(),
             "files_sha256": files.hexdigest(),
             "shape": list(self.shape),

@@ -60,6 +60,7 @@ class HuggingFaceDataset(EncodedDataset):
         return {
             "images": len(self),
             "class_names": list(self.class_names),
+            "flip": self.flip,
             "labels_sha256": hashlib.sha256(self.labels.numpy().tobytes()).hexdigest(),
             "stored_images_sha256": images.hexdigest(),
             "shape": list(self.shape),
