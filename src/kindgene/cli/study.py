@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,13 +13,15 @@ from kindgene.cli import options
 
 EXAMPLE = "kindgene study elastic --scale mini --seeds 3"
 
-STUDIES = ("elastic",)
+STUDIES = ("elastic", "agnostic")
 
 
 def run(
     name: Annotated[str, typer.Argument(help=f"Which study: {', '.join(STUDIES)}.")],
     out: Annotated[Path, typer.Option(help="Folder of the studies.")] = Path("runs/studies"),
-    scale: Annotated[str, typer.Option(help="mini (two CPU cores) or tiny (seconds, to try the machinery).")] = "mini",
+    scale: Annotated[
+        str, typer.Option(help="tiny (seconds, to try the machinery), mini (two CPU cores), full (a GPU; not elastic).")
+    ] = "mini",
     seeds: Annotated[int, typer.Option(help="How many seeds.", callback=options.at_least_one)] = 1,
     seed: options.Seed = 0,
     dry_run: options.DryRun = False,
@@ -30,15 +32,15 @@ def run(
     and what is finished is not computed again.
     """
     from kindgene.progress import RichProgress
-    from kindgene.studies.elastic import elastic_settings, run_elastic
-    from kindgene.studies.elastic_report import elastic_table, write_elastic
 
     if name not in STUDIES:
         raise ValueError(f"no study {name!r}; there is {', '.join(STUDIES)}")
-    settings = elastic_settings(scale)
+    settings, run_one, write, table = _study(name)
     if dry_run:
-        typer.echo(json.dumps({"study": name, "scale": scale, "seeds": seeds, **asdict(settings)}, indent=2))
+        chosen = {"study": name, "scale": scale, "seeds": seeds, **asdict(settings(scale))}
+        typer.echo(json.dumps(chosen, indent=2))
         return
+    settings(scale)  # refused before any work
     folder = out / name
     results = []
     for number in range(seed, seed + seeds):
@@ -46,7 +48,20 @@ def run(
         def show(cell: str, number: int = number) -> RichProgress:
             return RichProgress(f"seed {number}, {cell}")
 
-        results.append(run_elastic(folder, seed=number, scale=scale, progress=show))
-    summary = write_elastic(folder / scale, results)
-    typer.echo(elastic_table(summary))
-    typer.echo(f"table, picture and JSON: {folder / scale}")
+        results.append(run_one(folder, seed=number, scale=scale, progress=show))
+    summary = write(folder / scale, results)
+    typer.echo(table(summary))
+    typer.echo(f"tables, pictures and JSON: {folder / scale}")
+
+
+def _study(name: str) -> tuple[Any, Any, Any, Any]:
+    """A study's settings by scale, what runs one seed of it, what writes its results, and its table."""
+    if name == "elastic":
+        from kindgene.studies.elastic import elastic_settings, run_elastic
+        from kindgene.studies.elastic_report import elastic_table, write_elastic
+
+        return elastic_settings, run_elastic, write_elastic, elastic_table
+    from kindgene.studies.agnostic import agnostic_settings, run_agnostic
+    from kindgene.studies.agnostic_report import agnostic_table, write_agnostic
+
+    return agnostic_settings, run_agnostic, write_agnostic, agnostic_table

@@ -33,7 +33,9 @@ def check_fit(model: nn.Module, dataset: Dataset, config: TrainConfig) -> None:
     if facts.null_class is None and (config.label_drop > 0 or without_class):
         what = "set label_drop=0" if config.label_drop > 0 else f"leave out the {without_class} images without class"
         raise ValueError(f"this model has no null label: {what}")
-    if isinstance(model, Decomposable) and not shared_parameters(model):
+    # Where the null class has a tailor of its own (its label is a row of the bank), samples without a label train that.
+    closed = isinstance(model, Decomposable) and facts.null_class == model.bank.num_classes
+    if closed and not shared_parameters(model):
         frozen = "the learngene is frozen, so samples without a label would train nothing:"
         if config.label_drop > 0:
             raise ValueError(f"{frozen} set label_drop=0")

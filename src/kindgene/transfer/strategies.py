@@ -1,68 +1,228 @@
-"""Transfer strategies under one interface: a model for new classes, ready to train, and what of it is trained.
+"""Transfer strategies under one interface: a row for each, by name, from what was pre-trained to a `Transfer`.
 
 KIND (DESIGN section 4): the learngene stays, new tailors and label rows are trained, label drop is 0 because the null
-class is the learngene, which does not change. Full fine-tuning of a dense model, to compare with: all is trained.
+class is the learngene, which does not change. All others are what it is compared with; docs/baselines.md is the table
+with sources and what of each is ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+from typing import Literal
 
 import torch
-from torch import nn
 
-from kindgene.core.config import Rank
 from kindgene.models.dit import DiT
-from kindgene.pool.fresh import TailorStart
-from kindgene.pool.names import check_class_names
 from kindgene.pool.pool import Pool
+from kindgene.transfer import counts
+from kindgene.transfer.adapters import adapter_ranks, adapter_transfer
+from kindgene.transfer.class_lora import class_lora
+from kindgene.transfer.dense import from_scratch, full_finetuning, linear_probe
+from kindgene.transfer.kind import kind_everything, kind_null_tailor, kind_transfer
+from kindgene.transfer.learngenes import Loss, automatic_learngene, heuristic_learngene
+from kindgene.transfer.new_classes import TARGETS, Targets, matrices
+from kindgene.transfer.svdiff import svdiff
+from kindgene.transfer.transfer import Transfer
 
-_LABEL_TABLE = "y_embedder.embedding_table.weight"
+__all__ = [
+    "STRATEGIES",
+    "Start",
+    "Strategy",
+    "Transfer",
+    "find_strategy",
+    "full_finetuning",
+    "kind_transfer",
+    "make_transfer",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What there is to start from; a strategy takes what it needs.
+
+    dense: a pre-trained dense DiT; targets: which of its matrices adapters adapt; pool: a pre-trained pool; loss: the
+    training loss on some of the new data (auto_lg).
+    """
+
+    dense: DiT | None = None
+    targets: Targets = TARGETS
+    pool: Pool | None = None
+    loss: Loss | None = None
+
+    @property
+    def its_dense(self) -> DiT:
+        """The dense model; ValueError where there is none."""
+        if self.dense is None:
+            raise ValueError("this strategy starts from a pre-trained dense DiT: give Start(dense=...)")
+        return self.dense
+
+    @property
+    def its_pool(self) -> Pool:
+        """The pool; ValueError where there is none."""
+        if self.pool is None:
+            raise ValueError("this strategy starts from a pool: give Start(pool=...)")
+        return self.pool
+
+    @property
+    def its_loss(self) -> Loss:
+        """The loss on new data; ValueError where there is none."""
+        if self.loss is None:
+            raise ValueError("auto_lg chooses blocks by the new data: give Start(loss=...)")
+        return self.loss
+
+
+Names = Sequence[str]
+Make = Callable[[Start, Names, int | None, torch.Generator | None], Transfer]
 
 
 @dataclass(frozen=True)
-class Transfer:
-    """A model to train on new classes; `label_drop` is what the strategy needs the training loss to use."""
+class Ranked:
+    """Of a strategy with a rank: the usual one (None: the pool's own), those it can have, ascending, what it trains.
 
-    strategy: str
-    model: nn.Module
-    label_drop: float
+    `trainable` is (start, classes, rank) -> how many numbers are trained, exactly.
+    """
 
-    @property
-    def trained(self) -> dict[str, int]:
-        """What is trained: parameter name -> how many numbers."""
-        return {name: value.numel() for name, value in self.model.named_parameters() if value.requires_grad}
+    usual: int | None
+    possible: Callable[[Start], Sequence[int]]
+    trainable: Callable[[Start, int, int], int]
+
+    def default(self, start: Start) -> int | None:
+        """The usual rank, or the next below it that these matrices can have (the lowest, if there is none below)."""
+        if self.usual is None:
+            return None
+        possible = self.possible(start)
+        return max((rank for rank in possible if rank <= self.usual), default=possible[0])
 
 
-def kind_transfer(
-    pool: Pool,
+@dataclass(frozen=True)
+class Strategy:
+    """One row. `same_start`: each new class begins exactly as the pre-trained model with the null label."""
+
+    name: str
+    title: str
+    needs: Literal["dense", "pool"]
+    make: Make
+    same_start: bool
+    ranked: Ranked | None = None
+
+
+def make_transfer(
+    name: str,
     class_names: Sequence[str],
-    tailor_rank: Rank | None = None,
+    start: Start,
+    rank: int | None = None,
     *,
-    start: TailorStart = "random",
     generator: torch.Generator | None = None,
 ) -> Transfer:
-    """KIND: frozen learngene, fresh tailors (see `Pool.transfer`)."""
-    model = pool.transfer(class_names, tailor_rank, start=start, generator=generator)
-    return Transfer("kind", model, label_drop=0.0)
+    """The transfer of that name to these classes; what is pre-trained is not changed.
 
-
-def full_finetuning(dense: DiT, class_names: Sequence[str], label_drop: float = 0.1) -> Transfer:
-    """A dense DiT with the same weights, dtype and device and a label row for each new class, all of it trainable.
-
-    New label rows start at the null row, as KIND's do (ours). `dense` is not changed. Raises ValueError for a DiT
-    without a null row, and for names that cannot be.
+    `rank` is for strategies that have one (OFT: the size of its blocks), by default the usual one (see `Ranked`);
+    `generator` draws all that is random at the start. Raises ValueError for an unknown name, a start that lacks what
+    the strategy needs, a rank where there is none or that cannot be, and impossible class names.
     """
-    names = check_class_names(class_names)
-    if dense.null_class is None:
-        raise ValueError("full fine-tuning starts new label rows at the null row, and this DiT has none")
-    settings = {key: value for key, value in dense.config.items() if not key.startswith("_")}
-    with torch.random.fork_rng(devices=[]):  # its first weights, which are replaced, cost the caller no random numbers
-        model = DiT(**{**settings, "num_classes": len(names), "class_names": list(names)})
-    state = dense.state_dict()
-    rows = state[_LABEL_TABLE]
-    # By torch's own method: diffusers' override logs a warning about float32 modules that do not exist.
-    nn.Module.to(model, device=rows.device, dtype=rows.dtype)
-    model.load_state_dict({**state, _LABEL_TABLE: rows[-1].repeat(len(names) + 1, 1)}, strict=True)
-    return Transfer("full_finetune", model, label_drop)
+    strategy = find_strategy(name)
+    if strategy.ranked is None:
+        if rank is not None:
+            raise ValueError(f"{name} has no rank, got {rank!r}")
+    elif rank is None:
+        rank = strategy.ranked.default(start)
+    return strategy.make(start, class_names, rank, generator)
+
+
+def find_strategy(name: str) -> Strategy:
+    """The row of that name; ValueError, with those there are, for any other."""
+    if name not in STRATEGIES:
+        near = difflib.get_close_matches(str(name), STRATEGIES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"no transfer strategy {name!r}; there is {', '.join(STRATEGIES)}{hint}")
+    return STRATEGIES[name]
+
+
+def _full(start: Start, names: Names, rank: int | None, generator: torch.Generator | None) -> Transfer:
+    return full_finetuning(start.its_dense, names)
+
+
+def _scratch(start: Start, names: Names, rank: int | None, generator: torch.Generator | None) -> Transfer:
+    return from_scratch(start.its_dense, names, generator=generator)
+
+
+def _probe(start: Start, names: Names, rank: int | None, generator: torch.Generator | None) -> Transfer:
+    return linear_probe(start.its_dense, names)
+
+
+def _svdiff(start: Start, names: Names, rank: int | None, generator: torch.Generator | None) -> Transfer:
+    return svdiff(start.its_dense, names, targets=start.targets)
+
+
+def _heuristic(start: Start, names: Names, rank: int | None, generator: torch.Generator | None) -> Transfer:
+    return heuristic_learngene(start.its_dense, names, generator=generator)
+
+
+def _automatic(start: Start, names: Names, rank: int | None, generator: torch.Generator | None) -> Transfer:
+    return automatic_learngene(start.its_dense, names, start.its_loss, generator=generator)
+
+
+def _adapter(method: str, start: Start, names: Names, rank: int | None, generator: torch.Generator | None) -> Transfer:
+    assert rank is not None
+    return adapter_transfer(method, start.its_dense, names, rank, targets=start.targets, generator=generator)
+
+
+def _class_lora(start: Start, names: Names, rank: int | None, generator: torch.Generator | None) -> Transfer:
+    assert rank is not None
+    return class_lora(start.its_dense, names, rank, targets=start.targets, generator=generator)
+
+
+def _kind(
+    make: Callable[..., Transfer], start: Start, names: Names, rank: int | None, generator: torch.Generator | None
+) -> Transfer:
+    return make(start.its_pool, names, rank, generator=generator)
+
+
+def _of_adapter(method: str, usual: int) -> Ranked:
+    return Ranked(
+        usual,
+        lambda start: adapter_ranks(method, matrices(start.its_dense, start.targets)),
+        lambda start, classes, rank: counts.adapter(method, start.its_dense, start.targets, classes, rank),
+    )
+
+
+def _of_kind(trainable: Callable[[Pool, int, int], int]) -> Ranked:
+    return Ranked(
+        None,
+        lambda start: counts.tailor_ranks(counts.pool_matrices(start.its_pool)),
+        lambda start, classes, rank: trainable(start.its_pool, classes, rank),
+    )
+
+
+_CLASS_LORA = Ranked(
+    4,
+    lambda start: counts.tailor_ranks(matrices(start.its_dense, start.targets)),
+    lambda start, classes, rank: counts.class_lora(start.its_dense, start.targets, classes, rank),
+)
+
+_ROWS = (
+    Strategy("kind", "KIND: learngene frozen, new tailors", "pool", partial(_kind, kind_transfer), False,
+             _of_kind(counts.kind)),
+    Strategy("kind_null_tailor", "KIND with a new null tailor", "pool", partial(_kind, kind_null_tailor), False,
+             _of_kind(counts.kind_null_tailor)),
+    Strategy("kind_everything", "KIND, everything trained", "pool", partial(_kind, kind_everything), False,
+             _of_kind(counts.kind_everything)),
+    Strategy("full_finetune", "full fine-tuning", "dense", _full, True),
+    Strategy("scratch", "from scratch", "dense", _scratch, False),
+    Strategy("linear_probe", "label table and final layer only", "dense", _probe, True),
+    Strategy("lora", "LoRA", "dense", partial(_adapter, "lora"), True, _of_adapter("lora", 8)),
+    Strategy("dora", "DoRA", "dense", partial(_adapter, "dora"), True, _of_adapter("dora", 8)),
+    Strategy("pissa", "PiSSA", "dense", partial(_adapter, "pissa"), True, _of_adapter("pissa", 8)),
+    Strategy("loha", "LoHa", "dense", partial(_adapter, "loha"), True, _of_adapter("loha", 8)),
+    Strategy("oft", "OFT", "dense", partial(_adapter, "oft"), True, _of_adapter("oft", 32)),
+    Strategy("svdiff", "SVDiff", "dense", _svdiff, True),
+    Strategy("class_lora", "per-class LoRA on the dense twin, behind KIND's gate", "dense", _class_lora, True,
+             _CLASS_LORA),
+    Strategy("heur_lg", "Heur-LG on DiT (ours)", "dense", _heuristic, False),
+    Strategy("auto_lg", "Auto-LG on DiT (ours)", "dense", _automatic, False),
+)  # fmt: skip
+STRATEGIES: Mapping[str, Strategy] = MappingProxyType({row.name: row for row in _ROWS})
