@@ -1,6 +1,7 @@
 """kindgene study: tables, pictures and JSON of each study at tiny scale, and what is refused."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -44,3 +45,23 @@ def test_what_there_is_not_is_refused(refused, tmp_path):
     assert "no scale 'giant'" in refused("study", "elastic", "--scale", "giant", "--out", tmp_path / "x")
     assert "at least 1" in refused("study", "elastic", "--seeds", "0")
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("study", ["elastic", "agnostic", "novel", "shift"])
+def test_every_study_tells_what_it_would_do(kindgene, refused, tmp_path, study):
+    told = json.loads(kindgene("study", study, "--scale", "tiny", "--seeds", 3, "--out", tmp_path, "--dry-run").out)
+    assert (told["study"], told["scale"], told["seeds"]) == (study, "tiny", 3)
+    assert told["steps"] >= 1
+    assert "no scale 'vast'" in refused("study", study, "--scale", "vast", "--out", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_study_of_transfers_by_its_command(kindgene, tmp_path, cache, monkeypatch):
+    from kindgene.studies import transfers
+
+    few = replace(transfers.SCALES["tiny"], strategies=("kind", "full_finetune", "scratch"))
+    monkeypatch.setattr(transfers, "SCALES", {"tiny": few})
+    told = kindgene("study", "shift", "--scale", "tiny", "--out", tmp_path).out
+    assert "stars: KIND" in told
+    assert (tmp_path / "shift" / "tiny" / "shift.html").is_file()
+    assert (tmp_path / "transfers").is_dir()  # what the novel study would go on from

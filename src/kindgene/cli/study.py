@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from kindgene.cli import options
 
 EXAMPLE = "kindgene study elastic --scale mini --seeds 3"
 
-STUDIES = ("elastic", "agnostic")
+STUDIES = ("elastic", "agnostic", "novel", "shift")
 
 
 def run(
@@ -61,7 +62,17 @@ def _study(name: str) -> tuple[Any, Any, Any, Any]:
         from kindgene.studies.elastic_report import elastic_table, write_elastic
 
         return elastic_settings, run_elastic, write_elastic, elastic_table
+    if name in ("novel", "shift"):
+        from kindgene.studies.transfers import run_transfers, transfer_settings
+        from kindgene.studies.transfers_report import transfers_table, write_transfers
+
+        return transfer_settings, partial(_of_transfers, run_transfers, name), write_transfers, transfers_table
     from kindgene.studies.agnostic import agnostic_settings, run_agnostic
     from kindgene.studies.agnostic_report import agnostic_table, write_agnostic
 
     return agnostic_settings, run_agnostic, write_agnostic, agnostic_table
+
+
+def _of_transfers(run_transfers: Any, name: str, folder: Path, **choices: Any) -> Any:
+    """One seed of the novel or the shift study, which share what was pre-trained."""
+    return run_transfers(folder.parent / "transfers", name, **choices)

@@ -51,7 +51,7 @@ MODELS: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True, kw_only=True)
 class AgnosticSettings:
-    """Sizes of the study; of each class: `per_class` training images, `held_out` for the classifier, `samples` drawn."""
+    """Sizes of the study; of each class: `per_class` images train, `held_out` test the classifier, `samples` drawn."""
 
     classes: int
     per_class: int
