@@ -14,9 +14,13 @@ if TYPE_CHECKING:
     from kindgene.core.convert import make_decomposable as make_decomposable
     from kindgene.core.decomposable import Decomposable as Decomposable
     from kindgene.data.arrays import ArrayDataset as ArrayDataset
+    from kindgene.data.dataset import Dataset as Dataset
     from kindgene.data.digits import load_digits as load_digits
     from kindgene.data.folder import load_folder as load_folder
     from kindgene.data.glyphs import load_glyphs as load_glyphs
+    from kindgene.data.huggingface import load_hf as load_hf
+    from kindgene.data.latents import load_latents as load_latents
+    from kindgene.data.npz import load_npz as load_npz
     from kindgene.data.shifts import load_shift as load_shift
     from kindgene.diffusion.path import DiffusionPath as DiffusionPath
     from kindgene.diffusion.sampler import sample as sample
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "ArrayDataset": "kindgene.data.arrays",
+    "Dataset": "kindgene.data.dataset",
     "Decomposable": "kindgene.core.decomposable",
     "DiT": "kindgene.models.dit",
     "DiffusionPath": "kindgene.diffusion.path",
@@ -40,6 +45,9 @@ _HOME = {
     "load_digits": "kindgene.data.digits",
     "load_folder": "kindgene.data.folder",
     "load_glyphs": "kindgene.data.glyphs",
+    "load_hf": "kindgene.data.huggingface",
+    "load_latents": "kindgene.data.latents",
+    "load_npz": "kindgene.data.npz",
     "load_shift": "kindgene.data.shifts",
     "make_decomposable": "kindgene.core.convert",
     "sample": "kindgene.diffusion.sampler",
