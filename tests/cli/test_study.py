@@ -41,13 +41,14 @@ def test_a_dry_run_leaves_nothing(kindgene, tmp_path):
 
 
 def test_what_there_is_not_is_refused(refused, tmp_path):
-    assert "no study 'plastic'; there is elastic" in refused("study", "plastic", "--out", tmp_path / "x")
+    told = refused("study", "plastic", "--out", tmp_path / "x")
+    assert "no study 'plastic'; there is pretrain, novel, shift, agnostic, elastic" in told
     assert "no scale 'giant'" in refused("study", "elastic", "--scale", "giant", "--out", tmp_path / "x")
     assert "at least 1" in refused("study", "elastic", "--seeds", "0")
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("study", ["elastic", "agnostic", "novel", "shift"])
+@pytest.mark.parametrize("study", ["pretrain", "novel", "shift", "agnostic", "elastic"])
 def test_every_study_tells_what_it_would_do(kindgene, refused, tmp_path, study):
     told = json.loads(kindgene("study", study, "--scale", "tiny", "--seeds", 3, "--out", tmp_path, "--dry-run").out)
     assert (told["study"], told["scale"], told["seeds"]) == (study, "tiny", 3)

@@ -14,7 +14,7 @@ from kindgene.cli import options
 
 EXAMPLE = "kindgene study elastic --scale mini --seeds 3"
 
-STUDIES = ("elastic", "agnostic", "novel", "shift")
+STUDIES = ("pretrain", "novel", "shift", "agnostic", "elastic")
 
 
 def run(
@@ -62,6 +62,11 @@ def _study(name: str) -> tuple[Any, Any, Any, Any]:
         from kindgene.studies.elastic_report import elastic_table, write_elastic
 
         return elastic_settings, run_elastic, write_elastic, elastic_table
+    if name == "pretrain":
+        from kindgene.studies.pretraining import pretrain_settings, run_pretrain
+        from kindgene.studies.pretraining_report import pretrain_table, write_pretrain
+
+        return pretrain_settings, run_pretrain, write_pretrain, pretrain_table
     if name in ("novel", "shift"):
         from kindgene.studies.transfers import run_transfers, transfer_settings
         from kindgene.studies.transfers_report import transfers_table, write_transfers
