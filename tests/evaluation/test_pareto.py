@@ -37,7 +37,7 @@ class Count(NoProgress):
     def start(self, total, done=0):
         self.total = total
 
-    def update(self, done, *figures):
+    def update(self, done, loss=None, *figures):
         self.done.append((done, loss))
 
     def close(self):

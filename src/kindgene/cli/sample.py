@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EXAMPLE = "kindgene sample my-pool --guidance 1.5 --out samples.png"
-
-_PIXELS = (1, 3)
 
 
 def run(
@@ -49,7 +47,7 @@ def run(
     place = find_device(device)
     chosen = options.class_list(classes)
     loaded = load_any(model, chosen).model
-    autoencoder = _autoencoder(model, int(loaded.config.in_channels), vae)
+    autoencoder = autoencoders.of_model(model, int(loaded.config.in_channels), vae)
     clip = autoencoder is None if clip is None else clip
     names = chosen or list(loaded.class_names)
     images = sample(
@@ -65,26 +63,6 @@ def run(
         images = decoded(autoencoder.to(place), images)
     write_bytes(out, _picture(images, len(names)))
     typer.echo(f"{out}: {len(images)} samples of {', '.join(names)}")
-
-
-def _autoencoder(model: Path, channels: int, vae: str | None) -> Any:
-    """What decodes the model's latents; None for a model of pixels. ValueError for what does not go together."""
-    from kindgene.interop.vae import check_vae
-
-    told = autoencoders.trained_with(model)
-    if vae is None:
-        if channels in _PIXELS and told is None:
-            return None
-        which = f", {told['name']}" if told is not None and told.get("name") else ""
-        raise ValueError(
-            f"{model} makes {channels} channels; only pixel-space models (1 or 3) make a picture by themselves: "
-            f"give --vae, the folder or Hub id of the VAE that it was trained with{which}"
-        )
-    autoencoder = autoencoders.load(vae)
-    check_vae(autoencoder, channels)
-    if told is not None:
-        autoencoders.check_same(autoencoder, told, str(model))
-    return autoencoder
 
 
 def _picture(images: Tensor, rows: int) -> bytes:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 _FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+_PIXELS = (1, 3)
 _PART = "vae"  # where a whole pipeline keeps its autoencoder
 
 
@@ -46,6 +47,26 @@ def trained_with(model: Path) -> dict[str, Any] | None:
     data = told.get("data") if isinstance(told, dict) else None
     vae = data.get("vae") if isinstance(data, dict) else None
     return vae if isinstance(vae, dict) else None
+
+
+def of_model(model: Path, channels: int, vae: str | None) -> Any:
+    """What decodes the model's latents; None for a model of pixels. ValueError for what does not go together."""
+    from kindgene.interop.vae import check_vae
+
+    told = trained_with(model)
+    if vae is None:
+        if channels in _PIXELS and told is None:
+            return None
+        which = f", {told['name']}" if told is not None and told.get("name") else ""
+        raise ValueError(
+            f"{model} makes {channels} channels; only pixel-space models (1 or 3) make a picture by themselves: "
+            f"give --vae, the folder or Hub id of the VAE that it was trained with{which}"
+        )
+    autoencoder = load(vae)
+    check_vae(autoencoder, channels)
+    if told is not None:
+        check_same(autoencoder, told, str(model))
+    return autoencoder
 
 
 def check_same(vae: Any, told: dict[str, Any], of: str) -> None:

@@ -1,8 +1,10 @@
 """How many samples show what was asked for, judged by an independent classifier.
 
-The measure is our own: a support vector machine (scikit-learn) learns the classes from real training images,
-its accuracy is taken on real images held out, and **recognised** is the share of samples that it assigns to
-the class that was asked for. It tells whether a class is met, not how varied its samples are.
+The measure is our own: a classifier learns the classes from real training images, its accuracy is taken on real
+images held out, and **recognised** is the share of samples that it assigns to the class that was asked for. It tells
+whether a class is met, not how varied its samples are. A support vector machine (scikit-learn) learns any images, in
+seconds where there are few classes; of glyphs, where it reaches 86 % on 150 classes, the network of
+`kindgene.evaluation.network` is the better judge (99 %).
 
 Shapes: N images, C channels, H height, W width, F features.
 """
@@ -10,6 +12,7 @@ Shapes: N images, C channels, H height, W width, F features.
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +26,19 @@ _LARGEST_SIDE = 16  # larger images are pooled: shapes tell classes apart, and t
 _PENALTY = 10.0  # of a training error; on digits 1, 10 and 100 differ by at most half a point
 
 
+class Judge(Protocol):
+    """A classifier; a label is a position in its own `class_names`, which are distinct."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    def predict(self, images: torch.Tensor) -> torch.Tensor:
+        """The label of each image: [N, C, H, W] -> long [N]."""
+
+
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """A trained classifier; a label is a position in its own `class_names`.
+    """A trained support vector machine; a label is a position in its own `class_names`.
 
     `accuracy` was measured on `held_out_count` real images, after training on `train_count` others.
     """
@@ -103,7 +116,7 @@ def train_classifier(train: ArrayDataset, held_out: ArrayDataset, seed: int, *, 
     )
 
 
-def recognised(classifier: Classifier, images: torch.Tensor, asked_names: Sequence[str]) -> Recognised:
+def recognised(classifier: Judge, images: torch.Tensor, asked_names: Sequence[str]) -> Recognised:
     """The share of `images` [N, C, H, W] taken for the class asked for: `asked_names[i]` of image i.
 
     Raises ValueError for a name that the classifier does not know, and unless there is one name an image and
@@ -111,6 +124,21 @@ def recognised(classifier: Classifier, images: torch.Tensor, asked_names: Sequen
     """
     if len(images) != len(asked_names) or not len(images):
         raise ValueError(f"{len(images)} images and {len(asked_names)} names; expected one name an image, at least one")
+    _check_known(classifier, asked_names)
+    return tally(classifier, classifier.predict(images), asked_names)
+
+
+def tally(classifier: Judge, predicted_N: torch.Tensor, asked_names: Sequence[str]) -> Recognised:
+    """`recognised` of labels that `classifier` has predicted already, of images drawn batch by batch."""
+    _check_known(classifier, asked_names)
+    position = {name: label for label, name in enumerate(classifier.class_names)}
+    asked_N = torch.tensor([position[name] for name in asked_names])
+    right_N = (predicted_N == asked_N).double()
+    per_class = {name: float(right_N[asked_N == position[name]].mean()) for name in dict.fromkeys(asked_names)}
+    return Recognised(share=float(right_N.mean()), per_class=per_class, count=len(asked_names))
+
+
+def _check_known(classifier: Judge, asked_names: Sequence[str]) -> None:
     unknown = sorted(set(asked_names) - set(classifier.class_names))
     if unknown:
         near = difflib.get_close_matches(unknown[0], classifier.class_names, n=1)
@@ -118,11 +146,6 @@ def recognised(classifier: Classifier, images: torch.Tensor, asked_names: Sequen
             f"unknown class {', '.join(map(repr, unknown))}; the classifier has {list(classifier.class_names)}"
             + (f"; did you mean {near[0]!r}?" if near else "")
         )
-    position = {name: label for label, name in enumerate(classifier.class_names)}
-    asked_N = torch.tensor([position[name] for name in asked_names])
-    right_N = (classifier.predict(images) == asked_N).double()
-    per_class = {name: float(right_N[asked_N == position[name]].mean()) for name in dict.fromkeys(asked_names)}
-    return Recognised(share=float(right_N.mean()), per_class=per_class, count=len(images))
 
 
 def _features(images: torch.Tensor) -> npt.NDArray[np.float64]:
