@@ -118,11 +118,11 @@ def launch(way: str, classes: int, options: argparse.Namespace) -> dict[str, Any
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
         probe.close()
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}", __file__]
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
         sizes = [f"--{name}={getattr(options, name)}" for name in ("width", "depth", "steps")]
         sizes.append(f"--batch-size={options.batch_size}")
         told = subprocess.run(
-            [*command, "--way", way, "--classes", str(classes), "--into", folder, *sizes],
+            [*launcher, __file__, "--way", way, "--classes", str(classes), "--into", folder, *sizes],
             env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
             capture_output=True,
             text=True,
