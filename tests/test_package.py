@@ -25,6 +25,7 @@ NEEDS = {
     "interop": {"core", "models", "diffusion", "pool", "pipeline"},
     "pipeline": {"core", "models", "data", "diffusion", "pool", "interop"},
     "recipes": {"training"},
+    "benchmarks": {"core", "models", "diffusion", "pool", "training", "interop"},
     "studies": {"core", "models", "data", "diffusion", "pool", "training", "transfer", "evaluation", "interop"},
 }
 BASE = {"_version", "files", "progress", "random"}  # these import nothing of kindgene

@@ -236,7 +236,7 @@ def test_more_classes_and_new_tailors_leave_the_others_bitwise_the_same(backbone
     for table in (model.bank.tailors, model.bank.labels):
         more = torch.randn(295, table.rows.shape[1], generator=torch.Generator().manual_seed(4)).to(dtype)
         table.rows = torch.nn.Parameter(torch.cat([table.rows.detach(), more]))
-        table.rows.data[[2, 4]] = 1.0
+        table.count, table.rows.data[[2, 4]] = 300, 1.0
     model.bank.tailor_of = torch.arange(300)
     assert model.null_class == 300
     found = backbone.run(model, backbone.batch(dtype), grown_labels)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from kindgene import DiT, KindConfig, make_decomposable
-from kindgene.core.linear import CHUNK
+from kindgene.core.product import CHUNK
 from kindgene.evaluation.cost import Cost, count_macs, measure_cost
 
 WIDTH, DEPTH, TOKENS, PATCH = 32, 2, 16, 4  # tiny/2 on 8x8: 16 tokens of 2x2 pixels

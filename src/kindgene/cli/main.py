@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from kindgene._version import __version__
 from kindgene.cli import (
     add,
+    bench,
     decompose,
     demo,
     encode,
@@ -41,7 +42,7 @@ from kindgene.pool.noise import without_torchao_noise
 BAD_INPUT, INTERRUPTED = 2, 130
 _VERBS = (
     *(demo, pretrain, decompose, recombine, transfer, sample, evaluate, inspect),
-    *(encode, reference, plan, add, remove, merge, verify, push, export, import_, study),
+    *(encode, reference, plan, add, remove, merge, verify, push, export, import_, study, bench),
 )
 _GO_ON = MappingProxyType(
     {

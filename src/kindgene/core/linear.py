@@ -18,9 +18,7 @@ from torch import Tensor, nn
 
 from kindgene.core.components import Components, compose, truncate
 from kindgene.core.gate import Gate, Selection
-
-CHUNK = 8
-"""Tailor components multiplied at once (ours): a rank that is no multiple of it computes zeros up to the next."""
+from kindgene.core.product import CHUNK, GatedProduct, Ranks
 
 
 class KindLinear(nn.Module):
@@ -110,36 +108,62 @@ class KindLinear(nn.Module):
                 f"batch of {selection.batch}; a layer that reshapes the batch away cannot be a target"
             )
         x_BTI = x.reshape(x.shape[0], -1, x.shape[-1])
-        shared = self._learngene_product(x_BTI, selection.share)
-        outputs = self._add_tailors(shared, x_BTI, selection)
-        y_BTO = outputs[0] if self.parts == 1 else torch.cat(outputs, dim=-1)
-        return y_BTO.reshape(*x.shape[:-1], self.out_features)
+        learngene, ranks = self._learngene(selection.share)
+        compute = self._fused if _takes_fused(x) else self._composed
+        return compute(x_BTI, selection, learngene, ranks).reshape(*x.shape[:-1], self.out_features)
 
-    def _learngene_product(self, x_BTI: Tensor, share: float) -> list[Tensor]:
-        """Each part's (x V_G) diag(s_G) U_G^T + b, [B, T, O/N]; s is folded into U, which is smaller than x V."""
+    def _learngene(self, share: float) -> tuple[Components, tuple[int | None, ...]]:
+        """The components that a forward uses, of all parts, and how many of each part (None: it is dense)."""
+        if share == 1.0 or not self.component_ranks:
+            return Components(self.u, self.s, self.v), self.ranks
+        parts = [truncate(part, math.ceil(share * part.rank)) for part in self.learngene()]
+        kept = iter(parts)
+        return join_parts(parts), tuple(None if rank is None else next(kept).rank for rank in self.ranks)
+
+    def _fused(
+        self, x_BTI: Tensor, selection: Selection, learngene: Components, ranks: tuple[int | None, ...]
+    ) -> Tensor:
+        """The product on a CPU, by hand-written kernels."""
+        v, s, u = (selection.tailors[f"{self.name}.{factor}"] for factor in "vsu")
+        y_BTO: Tensor = GatedProduct.apply(
+            *(x_BTI, learngene.v, learngene.s, learngene.u, self.weight, self.bias, v, s, u),
+            *(selection.weight, selection.tailor_index.flatten(), Ranks(ranks, self.tailor_ranks)),
+        )
+        return y_BTO
+
+    def _composed(
+        self, x_BTI: Tensor, selection: Selection, learngene: Components, ranks: tuple[int | None, ...]
+    ) -> Tensor:
+        """The same composed of torch's own operations, for compilers, exporters and other devices."""
+        outputs = self._learngene_product(x_BTI, learngene, ranks)
+        outputs = self._add_tailors(outputs, x_BTI, selection)
+        return outputs[0] if self.parts == 1 else torch.cat(outputs, dim=-1)
+
+    def _learngene_product(self, x_BTI: Tensor, learngene: Components, ranks: tuple[int | None, ...]) -> list[Tensor]:
+        """Each part's (x V_G) diag(s_G) U_G^T + b, [B, T, O/N]."""
         batch, tokens, _ = x_BTI.shape
         x_XI = x_BTI.reshape(batch * tokens, -1)
         biases = [None] * self.parts if self.bias is None else self.bias.chunk(self.parts)
         outputs = []
-        for (left, right), bias in zip(self._learngene_factors(x_XI, share), biases, strict=True):
+        for (left, right), bias in zip(self._learngene_factors(x_XI, learngene, ranks), biases, strict=True):
             y = left @ right if bias is None else torch.addmm(bias, left, right)
             outputs.append(y.view(batch, tokens, -1))
         return outputs
 
-    def _learngene_factors(self, x_XI: Tensor, share: float) -> list[tuple[Tensor, Tensor]]:
-        """Each part's last product: x V_G [X, G] and diag(s_G) U_G^T [G, O/N]; of a dense part x [X, I] and W^T."""
-        ranks, (u, s, v) = self.component_ranks, Components(self.u, self.s, self.v)
+    def _learngene_factors(
+        self, x_XI: Tensor, learngene: Components, ranks: tuple[int | None, ...]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Each part's last product: x V_G diag(s_G) [X, G] and U_G^T [G, O/N]; of a dense part x [X, I] and W^T."""
         factors: list[tuple[Tensor, Tensor]] = []
-        if ranks:
-            if share < 1.0:
-                parts = [truncate(part, math.ceil(share * part.rank)) for part in self.learngene()]
-                ranks, (u, s, v) = tuple(part.rank for part in parts), join_parts(parts)
-            h_XG = x_XI @ v.mT
-            factors = list(zip(h_XG.split(ranks, dim=1), (u * s.unsqueeze(1)).split(ranks), strict=True))
+        thin_ranks = [rank for rank in ranks if rank is not None]
+        if thin_ranks:
+            u, s, v = learngene
+            h_XG = (x_XI @ v.mT) * s
+            factors = list(zip(h_XG.split(thin_ranks, dim=1), u.split(thin_ranks), strict=True))
         if self.weight is not None:
             dense = iter(self.weight.split(self.part_features))
             thin = iter(factors)
-            factors = [(x_XI, next(dense).mT) if rank is None else next(thin) for rank in self.ranks]
+            factors = [(x_XI, next(dense).mT) if rank is None else next(thin) for rank in ranks]
         return factors
 
     def _add_tailors(self, outputs: list[Tensor], x_BTI: Tensor, selection: Selection) -> list[Tensor]:
@@ -181,6 +205,12 @@ class KindLinear(nn.Module):
             f"{self.in_features}, {self.out_features}, learngene={list(self.ranks)}, tailor={list(self.tailor_ranks)}, "
             f"bias={self.bias is not None}"
         )
+
+
+def _takes_fused(x: Tensor) -> bool:
+    """Whether the hand-written product is for this input: on a CPU, with nothing looking into the operations."""
+    looked_into = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return x.device.type == "cpu" and not looked_into
 
 
 class ClassRows(nn.Module):

@@ -17,8 +17,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from kindgene.core.linear import CHUNK
 from kindgene.core.pieces import State
+from kindgene.core.product import CHUNK
 from kindgene.pool.backbones import TABLE, build_backbone, example_inputs
 from kindgene.pool.config import PoolConfig
 from kindgene.pool.parts import Part
