@@ -96,44 +96,35 @@ def test_every_case_is_in_a_group() -> None:
     assert sorted(case for cases in GROUPS.values() for case in cases) == sorted(several.CASES)
 
 
-def test_tailors_are_never_communicated(tmp_path: Path) -> None:
-    """Bytes that are summed in a step: with tailor parallelism those of the learngene alone, and a few numbers."""
-    finish(launch("--count", str(tmp_path), "data", "tailor"))
-    counted = {
-        case: int((tmp_path / f"{case}-0.txt").read_text()) / several.BASE["steps"] for case in ("data", "tailor")
-    }
+def test_tailors_are_neither_communicated_nor_held_by_others(tmp_path: Path) -> None:
+    """Bytes that are summed in a step: with tailor parallelism those of the learngene alone, and a few numbers. And
+    bytes of model, optimizer and averages on each process: those of the learngene and of its own tailors.
+    """
+    finish(launch("--count", "--hold", str(tmp_path), "data", "tailor"))
     model = several.model_of({})
     learngene = sum(parameter.nbytes for parameter in model.module.parameters() if parameter.requires_grad)
-    row = sum(table.rows[0].nbytes for table in model.bank.tables.values())
-    few = 64  # the loss, a norm, the question whether to stop
-    # Class "a" has more than half of the images, so everyone holds it: its row is summed in the steps that have it.
-    assert learngene <= counted["tailor"] <= learngene + row + few
-    assert counted["data"] > learngene + 2 * row
-
-
-def test_a_process_holds_the_learngene_and_its_own_tailors(tmp_path: Path) -> None:
-    finish(launch("--hold", str(tmp_path), "tailor"))
-    held = [
-        {line.split()[0]: int(line.split()[1]) for line in (tmp_path / f"held-{rank}.txt").read_text().splitlines()}
-        for rank in range(2)
-    ]
-    model = several.model_of({})
-    learngene = sum(parameter.nbytes for parameter in model.module.parameters() if parameter.requires_grad)
-    row = sum(table.rows[0].nbytes for table in model.bank.tables.values())
     constants = sum(value.nbytes for value in model.module.state_dict().values()) - learngene
-    for mine in held:
+    row = sum(table.rows[0].nbytes for table in model.bank.tables.values())
+    steps, few = several.BASE["steps"], 64  # the loss, a norm, the question whether to stop
+    summed = {case: int((tmp_path / f"{case}-0.txt").read_text()) / steps for case in ("data", "tailor")}
+    # Class "a" has more than half of the images, so everyone holds it: its row is summed in the steps that have it.
+    assert learngene <= summed["tailor"] <= learngene + row + few
+    assert summed["data"] > learngene + 2 * row
+    for rank in range(2):
+        lines = (tmp_path / f"held-{rank}.txt").read_text().splitlines()  # of the last case
+        held = {name: int(number) for name, number in map(str.split, lines)}
         trained = learngene + 3 * row  # of five tailors: two of its own, and the one that everyone holds
-        assert mine["model"] - constants == trained
-        assert 2 * trained <= mine["optimizer"] <= 2 * trained + 4096  # two moments, and step counts
-        assert trained <= mine["ema"] <= trained + 4096
+        assert held["model"] - constants == trained
+        assert 2 * trained <= held["optimizer"] <= 2 * trained + 4096  # two moments, and step counts
+        assert trained <= held["ema"] <= trained + 4096
 
 
-@pytest.mark.parametrize("case", ["data", "tailor"])
-def test_a_run_goes_on_in_another_number_of_processes(tmp_path: Path, case: str) -> None:
-    finish(launch("--steps", "7", str(tmp_path / "two"), case))
-    several.run(case, tmp_path / "one")
-    several.run(case, tmp_path / "two" / case, resume=True)
-    assert far_apart(states(tmp_path / "one"), states(tmp_path / "two" / case)) < 1e-10
+def test_a_run_goes_on_in_another_number_of_processes(tmp_path: Path) -> None:
+    finish(launch("--steps", "7", str(tmp_path / "two"), "data", "tailor"))
+    for case in ("data", "tailor"):
+        several.run(case, tmp_path / "one" / case)
+        several.run(case, tmp_path / "two" / case, resume=True)
+        assert far_apart(states(tmp_path / "one" / case), states(tmp_path / "two" / case)) < 1e-10
 
 
 @pytest.mark.parametrize("case", ["tailor"])
