@@ -23,17 +23,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kindgene.core.config import KindConfig
-from kindgene.core.convert import make_decomposable
 from kindgene.core.decomposable import Decomposable
 from kindgene.data.glyphs import load_glyphs
 from kindgene.data.superclasses import superclasses
 from kindgene.diffusion.sampler import sample
 from kindgene.evaluation.classifier import Classifier, train_classifier
 from kindgene.files import StrPath
-from kindgene.models.dit import DiT
 from kindgene.progress import NoProgress, Progress
 from kindgene.studies.cell import train_cell
+from kindgene.studies.glyph_models import new_decomposable
 from kindgene.training.config import TrainConfig
 
 ShowProgress = Callable[[str], Progress]
@@ -187,28 +185,7 @@ def run_agnostic(
 
 def new_model(names: Sequence[str], settings: AgnosticSettings, seed: int, *, label_rows_only: bool) -> Decomposable:
     """A decomposable DiT at its first step; with `label_rows_only` its tailors are zero and are not trained."""
-    kind = KindConfig(
-        num_classes=len(names),
-        learngene_rank=settings.learngene_rank,
-        tailor_rank=settings.tailor_rank,
-        targets="paper+adaln",
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        dense = DiT(
-            input_size=settings.image_size,
-            patch_size=settings.patch_size,
-            in_channels=1,
-            hidden_size=settings.width,
-            depth=settings.depth,
-            num_heads=settings.heads,
-            num_classes=len(names),
-            class_names=list(names),
-            learn_sigma=False,
-            prediction="v",
-            time_frequencies="diffusers",
-        )
-    model = make_decomposable(dense, kind, generator=torch.Generator().manual_seed(seed))
+    model = new_decomposable(names, settings, seed)
     if label_rows_only:
         with torch.no_grad():
             model.bank.tailors.rows.zero_()

@@ -18,8 +18,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from kindgene.core.config import KindConfig
-from kindgene.core.convert import make_decomposable
 from kindgene.core.decomposable import Decomposable
 from kindgene.data.arrays import ArrayDataset
 from kindgene.data.glyphs import load_glyphs
@@ -32,6 +30,7 @@ from kindgene.files import StrPath
 from kindgene.models.dit import DiT
 from kindgene.progress import NoProgress, Progress
 from kindgene.studies.cell import train_cell
+from kindgene.studies.glyph_models import new_decomposable, new_dense
 from kindgene.studies.kept import kept
 from kindgene.training.config import TrainConfig
 from kindgene.transfer.pretraining import dense_control, low_rank_control
@@ -237,35 +236,14 @@ class _Cells:
     def model(self, name: str) -> DiT | Decomposable:
         """A model at its first step."""
         settings = self.settings
+        if name == "decomposable":
+            return new_decomposable(self.names, settings, self.seed)
         generator = torch.Generator().manual_seed(self.seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            dense: DiT = DiT(
-                input_size=settings.image_size,
-                patch_size=settings.patch_size,
-                in_channels=1,
-                hidden_size=settings.width,
-                depth=settings.depth,
-                num_heads=settings.heads,
-                num_classes=len(self.names),
-                class_names=list(self.names),
-                learn_sigma=False,
-                prediction="v",
-                time_frequencies="diffusers",
-            )
+        dense = new_dense(self.names, settings, self.seed)
         if name == "dense":
             return dense
         if name == "low rank":
             return low_rank_control(dense, settings.learngene_rank + settings.tailor_rank, generator=generator)
-        kind = KindConfig(
-            num_classes=len(self.names),
-            learngene_rank=settings.learngene_rank,
-            tailor_rank=settings.tailor_rank,
-            targets="paper+adaln",
-        )
-        if name == "decomposable":
-            made: Decomposable = make_decomposable(dense, kind, generator=generator)
-            return made
         stored = sum(value.numel() for value in self.model("decomposable").parameters())
         return dense_control(dense, stored, generator=generator)
 

@@ -23,8 +23,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from kindgene.core.config import KindConfig
-from kindgene.core.convert import make_decomposable
 from kindgene.core.decomposable import Decomposable
 from kindgene.data.arrays import ArrayDataset
 from kindgene.data.glyphs import Split, load_glyphs
@@ -38,6 +36,7 @@ from kindgene.models.dit import DiT
 from kindgene.pool.pool import Pool
 from kindgene.progress import NoProgress, Progress
 from kindgene.studies.cell import train_cell
+from kindgene.studies.glyph_models import new_decomposable, new_dense
 from kindgene.studies.kept import kept
 from kindgene.training.config import TrainConfig
 from kindgene.training.run import load_checkpoint_model
@@ -374,29 +373,4 @@ class _Cells:
 
     def _new(self, *, dense: bool) -> DiT | Decomposable:
         """A model of the base classes at its first step."""
-        settings = self.settings
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            backbone: DiT = DiT(
-                input_size=settings.image_size,
-                patch_size=settings.patch_size,
-                in_channels=1,
-                hidden_size=settings.width,
-                depth=settings.depth,
-                num_heads=settings.heads,
-                num_classes=len(self.base),
-                class_names=list(self.base),
-                learn_sigma=False,
-                prediction="v",
-                time_frequencies="diffusers",
-            )
-        if dense:
-            return backbone
-        kind = KindConfig(
-            num_classes=len(self.base),
-            learngene_rank=settings.learngene_rank,
-            tailor_rank=settings.tailor_rank,
-            targets="paper+adaln",
-        )
-        model: Decomposable = make_decomposable(backbone, kind, generator=torch.Generator().manual_seed(self.seed))
-        return model
+        return (new_dense if dense else new_decomposable)(self.base, self.settings, self.seed)
