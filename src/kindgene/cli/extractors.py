@@ -77,7 +77,6 @@ def load_inception(path: Path, device: torch.device) -> Extractor:
     Raises ValueError naming the file and its hash for any other weights.
     """
     from kindgene.evaluation.inception import FILE, inception_of
-    from kindgene.files import sha256
     from kindgene.interop.checkpoint import open_weights
 
     if not path.is_file():
@@ -85,8 +84,5 @@ def load_inception(path: Path, device: torch.device) -> Extractor:
             f"there is no file {path}; give --inception-weights the path of {FILE}, which pytorch-fid and "
             "torch-fidelity publish"
         )
-    try:
-        weights, _ = open_weights(path)
-    except (KeyError, IndexError) as error:  # what torch's unpickler raises for bytes that are no pickle
-        raise ValueError(f"{path} (sha256 {sha256(path)}) is not a file of weights; expected {FILE}") from error
+    weights, _ = open_weights(path)
     return inception_of(weights, path, device)

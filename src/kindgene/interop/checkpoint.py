@@ -107,7 +107,7 @@ def _load_tensors(path: Path) -> Any:
             f"{path} holds more than tensors (arguments, an optimizer?), and nothing else is read from a pickle: save "
             "its state dict alone, as safetensors"
         ) from error
-    except (RuntimeError, EOFError, UnicodeDecodeError, KeyError) as error:
+    except (RuntimeError, EOFError, UnicodeDecodeError, KeyError, IndexError) as error:  # so torch's unpickler says it
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{path}: is not a whole checkpoint (truncated or damaged?): {reason}") from error
 
