@@ -81,10 +81,15 @@ class Asked:
 
     def load_extractor(self, shape: Shape, device: torch.device) -> Extractor | None:
         """The extractor, None where no metric needs one. ValueError for metrics that it does not give."""
-        from kindgene.evaluation.metrics import check_extractor
+        from kindgene.evaluation.metrics import check_extractor, check_extractor_name
 
         if self.extractor is None:
             return None
+        check_extractor_name(self.wanted, self.extractor)
+        if self.reference is not None:  # refused here, before an extractor is trained for it
+            file = Path(self.reference)
+            if file.suffix in (".safetensors", ".npz") and not file.is_file():
+                raise ValueError(f"{file}: there is no such file")
         eyes = extractors.load(self.extractor, *self._weights, shape[1], device)
         check_extractor(self.wanted, eyes)
         return eyes

@@ -46,10 +46,17 @@ def check_metrics(wanted: Sequence[str]) -> None:
         raise ValueError(f"metric {repeated[0]} is named more than once")
 
 
+def check_extractor_name(wanted: Collection[str], name: str) -> None:
+    """Raises ValueError for what only Inception gives, before another extractor is loaded, or trained."""
+    if "fid" in wanted and name != "inception":
+        raise ValueError(f"fid is of Inception alone; with the {name} extractor ask for fd")
+    if "sfid" in wanted and name in ("digits", "glyphs", "dinov2"):
+        raise ValueError(f"the {name} extractor has no spatial features; sfid is of inception alone")
+
+
 def check_extractor(wanted: Collection[str], extractor: Extractor) -> None:
     """Raises ValueError for a metric that the extractor does not give."""
-    if "fid" in wanted and extractor.name != "inception":
-        raise ValueError(f"fid is of Inception alone; with the {extractor.name} extractor ask for fd")
+    check_extractor_name(wanted, extractor.name)
     if "sfid" in wanted and not extractor.has_spatial:
         raise ValueError(f"the {extractor.name} extractor has no spatial features; sfid is of inception alone")
     if "is" in wanted and not extractor.has_logits:
