@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ from torch import Tensor
 StrPath = str | os.PathLike[str]
 
 _CHUNK = 1 << 20  # bytes
+_LEFTOVER = re.compile(r"\.tmp(-.*\.part|[A-Za-z0-9]{6})")  # our temporary files, and those of safetensors
 
 
 def write_bytes(path: StrPath, data: bytes) -> None:
@@ -120,6 +122,11 @@ def umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file of this name is what a writer of this module left when it was killed."""
+    return _LEFTOVER.fullmatch(name) is not None
 
 
 @contextlib.contextmanager

@@ -325,11 +325,13 @@ def test_leftovers_are_swept_at_the_next_write_and_nothing_else_is(pool_folder, 
     (pool_folder / "tailors" / "ff").mkdir(exist_ok=True)
     leftovers = [
         ".tmp-a.part",
+        ".tmpaB3x9Z",
         "tailors/ff/.tmp-b.part",
+        "tailors/ff/.tmpQ2w4E6",
         "tailors/ff/gone-0123456789abcdef.safetensors",
         "tailors/stray.safetensors",
     ]
-    kept = {"notes.txt": b"mine", "samples/cat.png": b"mine", ".gitattributes": b"mine"}
+    kept = {"notes.txt": b"mine", ".tmpfiles": b"mine", "samples/cat.png": b"mine", ".gitattributes": b"mine"}
     (pool_folder / "samples").mkdir()
     for name, data in {**dict.fromkeys(leftovers, b"half"), **kept}.items():
         (pool_folder / name).write_bytes(data)

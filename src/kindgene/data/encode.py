@@ -199,8 +199,9 @@ def _begin(root: Path, about: dict[str, Any], labels: Tensor) -> dict[str, str]:
     job = manifest if manifest.is_file() else root / JOB_FILE
     if job.is_file():
         _check_same(job, about)
-        for left in (root / SHARD_FOLDER).glob(".tmp-*"):  # by a process that was killed while writing
-            left.unlink()
+        for path in (root / SHARD_FOLDER).glob(".*"):
+            if files.is_leftover(path.name):
+                path.unlink()
     elif root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise ValueError(f"{root} exists and is not an empty folder; choose a new one (nothing was written)")
     (root / SHARD_FOLDER).mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 import filelock
 
 from kindgene.core.pieces import State
-from kindgene.files import read_json, sync_folder, write_bytes, write_json
+from kindgene.files import is_leftover, read_json, sync_folder, write_bytes, write_json
 from kindgene.pool.card import model_card
 from kindgene.pool.classes import ClassEntry, ClassTable
 from kindgene.pool.config import PoolConfig
@@ -162,11 +162,11 @@ def _collect_garbage(root: Path, config: PoolConfig) -> None:
     for place, _, names in os.walk(tailors):
         inside = Path(place).relative_to(root).as_posix()  # as config.json has it: a Path for every file costs more
         for name in names:
-            left = name.startswith(".tmp-") and name.endswith(".part")
-            if left or (name.endswith(".safetensors") and f"{inside}/{name}" not in used):
+            if is_leftover(name) or (name.endswith(".safetensors") and f"{inside}/{name}" not in used):
                 Path(place, name).unlink()
-    for path in root.glob(".tmp-*.part"):
-        path.unlink()
+    for path in root.glob(".*"):
+        if is_leftover(path.name):
+            path.unlink()
     for path in tailors.glob("*"):
         with suppress(OSError):  # not empty: still used
             path.rmdir()
