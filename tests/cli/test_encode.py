@@ -208,6 +208,46 @@ def test_images_are_encoded_on_the_way(kindgene, refused, coloured, vae, tmp_pat
     )
 
 
+@pytest.fixture(scope="session")
+def new_class(tmp_path_factory):
+    """Three colour images of 16 pixels."""
+    root = tmp_path_factory.mktemp("new") / "fox"
+    root.mkdir()
+    pixels = np.random.Generator(np.random.PCG64(1)).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(root / f"{number}.png")
+    return root
+
+
+def test_new_classes_of_a_pool_of_latents(kindgene, refused, coloured, new_class, vae, latents, tmp_path):
+    kindgene("pretrain", "--data", latents, "--out", tmp_path / "base", *SMALL)
+    pool = tmp_path / "pool"
+    kindgene("decompose", tmp_path / "base", "--out", pool)
+    quick = ("--steps", 1, "--batch-size", 3, "--out", tmp_path / "run")
+    told = refused("transfer", pool, "--data", new_class, *quick)
+    assert "the pool makes latents of 4 channels: give --vae" in told
+    other = make_vae(tmp_path / "other", seed=1)
+    assert "the pool was made with tiny-vae" in refused("transfer", pool, "--data", new_class, "--vae", other, *quick)
+    encode = ("--data", new_class, "--image-size", 16)
+    kindgene("encode", *encode, "--vae", other, "--out", tmp_path / "others")
+    assert "of another VAE than those that the pool" in refused("transfer", pool, "--data", tmp_path / "others", *quick)
+    assert not (tmp_path / "run").exists()
+
+    look = ("transfer", pool, "--data", new_class, "--vae", vae, "--set", "flip=true", *quick)
+    facts = json.loads(kindgene(*look, "--dry-run").out)
+    assert (facts["shape"], facts["classes"]) == ([4, 8, 8], ["fox"])
+    assert not (tmp_path / "run").exists()
+    kindgene(*look, "--add")
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["data"]["flip"] is True
+    assert json.loads((pool / "config.json").read_text())["classes"].keys() == {"cat", "dog", "fox"}
+    picture = tmp_path / "x.png"
+    kindgene("sample", pool, "--classes", "fox", *QUICK, "--vae", vae, "--out", picture)
+    with Image.open(picture) as image:
+        assert image.mode == "RGB"
+    kindgene("encode", *encode, "--vae", vae, "--out", tmp_path / "own")
+    kindgene("transfer", pool, "--data", tmp_path / "own", *quick[:-1], tmp_path / "again")
+
+
 def test_what_cannot_be_encoded(refused, coloured, vae, images, latents, tree, tmp_path):
     look = ("--data", coloured, "--image-size", 16, "--out", tmp_path / "x")
     AutoencoderTiny(

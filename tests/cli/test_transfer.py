@@ -58,6 +58,7 @@ def test_both_starts(kindgene, pool, tmp_path):
     [
         ("--mixed-precision", "bf16", "--gradient-accumulation-steps", 2, "--checkpointing-steps", 1),
         ("--deterministic", "--ema-decay", 0, "--checkpoints-total-limit", 1),
+        ("--set", "flip=true", "--set", "weight_decay=0.1", "--set", "train.schedule=constant"),
     ],
     ids=lambda choice: " ".join(map(str, choice)),
 )
@@ -95,6 +96,12 @@ def test_a_dry_run_tells_and_leaves_nothing(kindgene, shared_pool, tree, tmp_pat
         (("--classes", "6", "--tailor-rank", 99), "tailor_rank"),
         (("--classes", "6", "--resume", "latest"), "holds no run to resume"),
         (("--classes", "6", "--ema-decay", 2), "ema_decay"),
+        (("--classes", "6", "--set", "image_size=16"), "--set image_size: that follows from the pool"),
+        (("--classes", "6", "--set", "learngene_rank=4"), "--set learngene_rank: that follows from the pool"),
+        (("--classes", "6", "--set", "steps=4"), "it has an option of its own, --steps"),
+        (("--classes", "6", "--set", "step=4"), "there is no such setting"),
+        (("--data", "textures", "--classes", "6"), "textures is neither a folder nor one of"),
+        (("--classes", "6", "--image-column", "x"), "--image-column is for Hugging Face data sets"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
 )

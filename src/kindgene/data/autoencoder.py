@@ -92,6 +92,12 @@ class LatentScale:
         return _channels(self.latents_std, latents)
 
 
+def side_factor(vae: Any) -> int:
+    """By how much an `AutoencoderKL` divides the sides of images."""
+    factor: int = 2 ** (len(vae.config.block_out_channels) - 1)
+    return factor
+
+
 def latent_shape(vae: Any, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
     """(C, h, w) of the latents of images (channels, H, W).
 
@@ -103,7 +109,7 @@ def latent_shape(vae: Any, image_shape: tuple[int, int, int]) -> tuple[int, int,
     channels, *sides = image_shape
     if channels != vae.config.in_channels:
         raise ValueError(f"the VAE takes images of {vae.config.in_channels} channels, these have {channels}")
-    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    factor = side_factor(vae)
     if any(side % factor for side in sides):
         raise ValueError(f"the VAE divides sides by {factor}, and {sides[0]}x{sides[1]} pixels do not divide so")
     return vae.config.latent_channels, sides[0] // factor, sides[1] // factor
