@@ -178,6 +178,26 @@ def test_fingerprints_follow_content_not_place(cache, images, vae, tmp_path):
     assert load_latents(make(other, vae, tmp_path / "other")).fingerprint() != here.fingerprint()
 
 
+@pytest.mark.parametrize("last", ["job.json", "labels.safetensors", "manifest.json"])
+def test_killed_while_it_wrote_another_file_it_is_finished_too(cache, images, vae, tmp_path, monkeypatch, last):
+    out = tmp_path / "latents"
+    replace = encode_module.files.Path.replace
+
+    def killed(path, target):
+        if target.name == last:
+            path.rename(path.parent / ".tmp-gone.part")  # out of the writer's own reach, as after a kill
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    monkeypatch.setattr(encode_module.files.Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        make(images, vae, out, vae_name="tiny", preprocessing="none")
+    monkeypatch.undo()
+    assert (out / ".tmp-gone.part").is_file()
+    make(images, vae, out, vae_name="tiny", preprocessing="none")
+    assert tree(out) == tree(cache)
+
+
 @pytest.mark.parametrize("lost", [[0], [1, 2], [0, 1, 2]])
 def test_a_killed_attempt_is_finished_to_the_same_bytes(cache, images, vae, tmp_path, monkeypatch, lost):
     out = tmp_path / "latents"

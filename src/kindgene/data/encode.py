@@ -199,15 +199,18 @@ def _begin(root: Path, about: dict[str, Any], labels: Tensor) -> dict[str, str]:
     job = manifest if manifest.is_file() else root / JOB_FILE
     if job.is_file():
         _check_same(job, about)
-        for path in (root / SHARD_FOLDER).glob(".*"):
+    elif root.exists() and (not root.is_dir() or any(not files.is_leftover(path.name) for path in root.iterdir())):
+        raise ValueError(f"{root} exists and is not an empty folder; choose a new one (nothing was written)")
+    root.mkdir(parents=True, exist_ok=True)
+    for folder in (root, root / SHARD_FOLDER):  # what a killed attempt left half written
+        for path in folder.glob(".*"):
             if files.is_leftover(path.name):
                 path.unlink()
-    elif root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise ValueError(f"{root} exists and is not an empty folder; choose a new one (nothing was written)")
-    (root / SHARD_FOLDER).mkdir(parents=True, exist_ok=True)
     if job is not manifest:
-        files.write_json(root / JOB_FILE, about)
+        files.write_json(root / JOB_FILE, about)  # first: from here on the folder is known as this job's
+        (root / SHARD_FOLDER).mkdir(exist_ok=True)
         return {}
+    (root / SHARD_FOLDER).mkdir(exist_ok=True)
     (root / JOB_FILE).unlink(missing_ok=True)
     told = files.read_json(manifest)
     if not (root / LABELS_FILE).is_file() or files.sha256(root / LABELS_FILE) != told["labels"]["sha256"]:
