@@ -1,21 +1,28 @@
-"""The pretrain study at tiny scale: controls are of their size, cells are kept, words follow from figures."""
+"""The pretrain study at tiny scale: controls are of their size, a cell again is the same, words follow from figures."""
 
 import json
+import shutil
 
 import pytest
 
-from kindgene.studies.pretraining import MODELS, pretrain_settings, run_pretrain
-from kindgene.studies.pretraining_report import pretrain_table, summarise, verdict, write_pretrain
+from kindgene.core.decomposable import Decomposable
+from kindgene.studies.cells import run_cells
+from kindgene.studies.pretraining import MODELS, Pretraining, pretrain_settings
+from kindgene.studies.pretraining_report import summarise, verdict, write_pretrain
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory):
-    return tmp_path_factory.mktemp("pretrain")
+def study(tmp_path_factory):
+    """All cells of seed 0. Not to be changed."""
+    out = tmp_path_factory.mktemp("pretrain")
+    cells = Pretraining(out, scale="tiny", cache=out / "cache")
+    assert run_cells([cells]) == (17, 17)
+    return cells
 
 
 @pytest.fixture(scope="module")
-def result(out):
-    return run_pretrain(out, scale="tiny", cache=out / "cache")
+def result(study):
+    return study.result()
 
 
 def test_every_model_is_trained_and_measured(result):
@@ -25,53 +32,92 @@ def test_every_model_is_trained_and_measured(result):
         assert len(found["validation"]) == 2
         assert found["test"] > 0
         assert set(found["rates"]) == {"0.001", "0.002", "0.004"}
-        assert set(found["recognised"]) == {"1.0", "1.5"}
-    kind, stored = models["decomposable"], models["dense, equal storage"]["parameters"]
+        last = {rate: losses[-1] for rate, losses in found["rates"].items()}
+        assert f"{found['rate']:g}" == min(last, key=last.get)
+        assert found["validation"] == found["rates"][f"{found['rate']:g}"]
+        assert set(found["recognised"]) == set(found["fd"]) == {"1.0", "1.5"}
+    kind, stored = models["decomposable"], models["dense-equal"]["parameters"]
     assert kind["one_class"] < kind["parameters"]
     assert stored == pytest.approx(kind["parameters"], rel=0.5)  # widths are few at this size
     assert models["dense"]["one_class"] == models["dense"]["parameters"]
 
 
-def test_what_is_finished_is_not_computed_again(result, out, stages):
+def test_a_cell_again_gives_the_same_figures(study, tmp_path):
+    """From nothing: training, choice of the rate, samples and picture."""
+    cells = Pretraining(tmp_path, scale="tiny", cache=study.cache)
+    again, before = cells.get("dense/final"), study.get("dense/final")
+    assert {**again, "seconds": None} == {**before, "seconds": None}
+    assert cells.picture("dense/final").read_bytes() == study.picture("dense/final").read_bytes()
+    assert [name for name in cells.names() if cells.has(name)] == [
+        *(f"dense/{rate:g}" for rate in cells.settings.rates),
+        "dense/final",
+    ]
+
+
+def test_what_is_finished_is_not_computed_again(result, study, stages):
     heard, show = stages()
-    assert run_pretrain(out, scale="tiny", cache=out / "cache", progress=show) == result
+    assert Pretraining(study.root, scale="tiny", cache=study.cache, show=show).result() == result
     assert heard == []
 
 
+def test_another_seed_takes_the_rate_of_the_first(study, tmp_path):
+    shutil.copytree(study.folder, tmp_path / "pretrain" / "tiny-seed0")
+    second = Pretraining(tmp_path, scale="tiny", seed=1, cache=study.cache)
+    assert [name for name in second.names() if name.startswith("dense/")] == ["dense/final"]
+    found, first = second.get("dense/final"), study.get("dense/final")
+    assert found["rate"] == first["rate"]
+    assert found["test"] != first["test"]
+
+
+def test_the_trained_model_is_given_and_the_others_go(study):
+    model = study.model("decomposable")
+    assert isinstance(model, Decomposable)
+    assert study.eyes.loss(model, study.splits.test) == study.get("decomposable/final")["test"]
+    assert [path.name for path in (study.folder / "runs" / "decomposable").iterdir()] == [
+        f"{study.rate('decomposable'):g}"
+    ]
+
+
+def test_a_model_whose_checkpoint_is_gone_is_trained_anew(study, tmp_path):
+    shutil.copytree(study.folder, tmp_path / "pretrain" / "tiny-seed0")
+    shutil.rmtree(tmp_path / "pretrain" / "tiny-seed0" / "runs")
+    carried = Pretraining(tmp_path, scale="tiny", cache=study.cache)
+    assert carried.eyes.loss(carried.model("dense"), carried.splits.test) == study.get("dense/final")["test"]
+
+
 def test_it_is_written_for_reading_and_for_programs(result, tmp_path):
-    write_pretrain(tmp_path, [result, {**result, "seed": 1}])
+    report = write_pretrain(tmp_path, [result, {**result, "seed": 1}])
     found = json.loads((tmp_path / "pretrain.json").read_text())
     assert found["seeds"] == [0, 1]
-    assert pretrain_table(found) == (tmp_path / "pretrain.md").read_text()
+    assert "pictures" not in found["runs"][0]  # places on this machine
+    told = (tmp_path / "README.md").read_text()
+    assert "`kindgene study pretrain --scale tiny --seeds 2`" in told
+    assert all(sentence in told for sentence in report.verdict)
     page = (tmp_path / "pretrain.html").read_text()
-    assert "data:image/png;base64," in page
+    assert page.count("data:image/png;base64,") == 2
     assert 'src="http' not in page
+    for name in ("curves", "samples"):
+        assert f"({name}.png)" in told
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def told(kind, dense):
+def said(kind, dense):
     """The first sentence of the verdict for these test losses, one a seed."""
 
     def one(seed):
-        losses = {"decomposable": kind[seed], "dense": dense[seed], "low rank": 1.0, "dense, equal storage": 1.0}
-        costs = {
-            "parameters": 1,
-            "macs": 1,
-            "one_class": 1,
-            "rate": 1.0,
-            "validation": [1.0],
-            "recognised": {"1.0": 1.0},
-        }
-        models = {name: {**costs, "test": loss} for name, loss in losses.items()}
-        facts = {"scale": "tiny", "seed": seed, "settings": {}, "classifier_accuracy": 1.0}
-        return {**facts, "models": models}
+        losses = {"decomposable": kind[seed], "dense": dense[seed], "low-rank": 1.0, "dense-equal": 1.0}
+        costs = {"parameters": 1, "macs": 1, "one_class": 1, "rate": 1.0, "rates": {}, "seconds": 1.0}
+        figures = {"validation": [1.0], "recognised": {"1.0": 1.0}, "fd": {"1.0": 1.0}}
+        models = {name: {**costs, **figures, "test": loss} for name, loss in losses.items()}
+        return {"scale": "tiny", "seed": seed, "settings": {}, "real": {}, "models": models}
 
     return verdict(summarise([one(seed) for seed in range(len(kind))]))[0]
 
 
 def test_the_words_follow_from_the_figures():
-    assert told([0.9, 0.9], [1.0, 1.0]).endswith("-10.0 % (0.9000, 1.0000), in every seed.")
-    assert told([0.9, 1.1], [1.0, 1.0]).endswith("within the spread of seeds.")
-    assert told([1.1], [1.0]).endswith("+10.0 % (1.1000, 1.0000).")
+    assert "test loss -10.0 %, in every seed; FD without guidance even (+0.0 %)" in said([0.9, 0.9], [1.0, 1.0])
+    assert "test loss +5.0 %, within the spread of seeds" in said([0.9, 1.2], [1.0, 1.0])
+    assert "test loss +10.0 % (one seed)" in said([1.1], [1.0])
 
 
 def test_a_scale_that_is_not_there():

@@ -1,4 +1,4 @@
-"""The novel and the shift study at tiny scale: every strategy runs, cells are kept, words follow from the figures."""
+"""The novel and the shift study at tiny scale: every strategy runs, they share what is pre-trained, words follow."""
 
 import json
 from dataclasses import replace
@@ -7,121 +7,144 @@ from types import MappingProxyType
 import pytest
 
 from kindgene.studies import transfers
-from kindgene.studies.kept import kept
-from kindgene.studies.transfers import RATED, RATES, SCALES, run_transfers, transfer_settings
-from kindgene.studies.transfers_report import (
-    CONTROL,
-    FULL,
-    KIND,
-    SCRATCH,
-    summarise,
-    transfers_table,
-    verdict,
-    write_transfers,
-)
+from kindgene.studies.cell import Curve
+from kindgene.studies.cells import run_cells
+from kindgene.studies.transfers import RATED, RATES, SCALES, SHIFTED, Transfers, transfer_settings
+from kindgene.studies.transfers_report import CONTROL, FULL, KIND, SCRATCH, summarise, verdict, write_transfers
 from kindgene.transfer.strategies import STRATEGIES
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory):
-    return tmp_path_factory.mktemp("transfers")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_rate():
-    """A third of the trainings."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transfers, "RATES", {name: rates[1:2] for name, rates in RATES.items()})
-        yield
+def novel(tmp_path_factory):
+    """All cells of seed 0. Not to be changed."""
+    out = tmp_path_factory.mktemp("studies")
+    cells = Transfers(out, "novel", scale="tiny", cache=out / "cache")
+    done, of = run_cells([cells])
+    assert done == of == 1 + 2 * (len(STRATEGIES) + len(RATED))
+    return cells
 
 
 @pytest.fixture(scope="module")
-def novel(out):
-    return run_transfers(out, "novel", scale="tiny", cache=out / "cache")
+def result(novel):
+    return novel.result()
 
 
-def test_every_strategy_has_rates_and_a_row(novel):
+def test_every_strategy_has_rates_and_a_row(result, novel):
     assert set(RATES) == set(STRATEGIES)
     assert all(len(set(rates)) == 3 for rates in RATES.values())
-    (rows,) = novel["tasks"].values()
+    assert {row.partition("-")[0] for row in SHIFTED} <= set(STRATEGIES)
+    (task,) = result["tasks"].values()
+    rows = task["rows"]
     assert set(rows) == {*STRATEGIES, *(f"{name}-equal" for name in RATED)}
     for found in rows.values():
         assert found["test"] > 0
         assert len(found["validation"]) == 2
-    equal = rows["class_lora-equal"]
-    assert equal["trainable"] == rows["kind"]["trainable"]
+        assert set(found["recognised"]) == set(found["fd"]) == {"1.0", "1.5"}
+    assert rows["class_lora-equal"]["trainable"] == rows["kind"]["trainable"]
+    assert len(task["classes"]) == 2
+    assert not set(task["classes"]) & set(novel.base.source.base)
 
 
-def test_what_is_finished_is_not_computed_again(novel, out, stages):
+def test_what_is_finished_is_not_computed_again(result, novel, stages):
     heard, show = stages()
-    assert run_transfers(out, "novel", scale="tiny", cache=out / "cache", progress=show) == novel
+    assert Transfers(novel.root, "novel", scale="tiny", cache=novel.cache, show=show).result() == result
     assert heard == []
+    assert not [path for path in (novel.folder / "runs").rglob("*") if path.is_file()]  # checkpoints are large
 
 
-def test_the_studies_share_what_was_pre_trained(novel, out, stages, monkeypatch):
-    few = replace(SCALES["tiny"], strategies=tuple(STRATEGIES))
-    assert few == SCALES["tiny"]
-    monkeypatch.setattr(transfers, "RATED", ())
+def test_a_cell_again_gives_the_same_figures(novel, tmp_path):
+    cells = Transfers(tmp_path, "novel", scale="tiny", cache=novel.cache)
+    name = "novel-0/kind/final"
+    assert {**cells.get(name), "seconds": None} == {**novel.get(name), "seconds": None}
+    assert cells.picture(name).read_bytes() == novel.picture(name).read_bytes()
+
+
+def test_the_studies_share_what_was_pre_trained(novel, stages, monkeypatch):
+    few = replace(SCALES["tiny"], shift_rows=("kind", "full_finetune", "scratch"))
+    monkeypatch.setattr(transfers, "SCALES", {"tiny": few})
     heard, show = stages()
-    shift = run_transfers(out, "shift", scale="tiny", cache=out / "cache", progress=show)
+    shift = Transfers(novel.root, "shift", scale="tiny", cache=novel.cache, show=show)
+    found = shift.result()
     assert heard
-    assert not any(stage.name in ("decomposable", "dense") for stage in heard)
-    assert shift["pretraining"] == novel["pretraining"]
-    assert set(shift["tasks"]) == {"stars"}
+    began = {stage.name.partition("/")[0] for stage in heard if stage.began is not None}
+    assert began == {"stars"}  # nothing was pre-trained again
+    assert set(found["tasks"]) == {"stars"}
+    assert set(found["tasks"]["stars"]["rows"]) == set(few.shift_rows)
 
 
-def test_it_is_written_for_reading_and_for_programs(novel, tmp_path):
-    write_transfers(tmp_path, [novel, {**novel, "seed": 1}])
+def test_every_rate_is_tried_and_the_best_is_taken(novel, tmp_path, monkeypatch):
+    monkeypatch.setattr(transfers, "SCALES", {"tiny": replace(SCALES["tiny"], rates=3)})
+    cells = Transfers(tmp_path, "novel", scale="tiny", cache=novel.cache)
+    found = cells.row("novel-0", "full_finetune")
+    assert set(found["rates"]) == {f"{rate:g}" for rate in RATES["full_finetune"]}
+    assert f"{found['rate']:g}" == min(found["rates"], key=lambda rate: found["rates"][rate][-1])
+
+
+def test_it_is_written_for_reading_and_for_programs(result, tmp_path):
+    report = write_transfers(tmp_path, [result, {**result, "seed": 1}])
     found = json.loads((tmp_path / "novel.json").read_text())
     assert found["seeds"] == [0, 1]
-    assert transfers_table(found) == (tmp_path / "novel.md").read_text()
+    told = (tmp_path / "README.md").read_text()
+    assert all(sentence in told for sentence in report.verdict)
+    assert "per-class LoRA on the dense twin" in told
     page = (tmp_path / "novel.html").read_text()
-    assert "data:image/png;base64," in page
+    assert page.count("data:image/png;base64,") == 2
     assert 'src="http' not in page
-    assert (tmp_path / "novel.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "samples-novel-0.png").read_bytes().startswith(b"\x89PNG")
 
 
-def told(losses, study="shift"):
+COSTS = {"rank": 1, "trainable": 10, "travels": 10, "parameters": 20, "macs": 30, "rate": 0.1, "rates": {}}
+FIGURES = {"validation": [1.0], "recognised": {"1.0": 1.0}, "fd": {"1.0": 1.0}, "seconds": 1.0}
+
+
+def summary(rows, study="shift"):
+    task = {"classes": ["a"], "real": {"recognised": 1.0, "fd": 0.0}, "rows": rows}
+    return summarise([{"study": study, "scale": "tiny", "seed": 0, "settings": {}, "tasks": {"t": task}}])
+
+
+def said(losses, study="shift"):
     """The verdict on one task with these test losses."""
-    costs = {"rank": None, "trainable": 10, "travels": 10, "parameters": 20, "macs": 30, "rate": 0.1}
-    rows = {row: {**costs, "test": loss, "validation": [loss]} for row, loss in losses.items()}
-    result = {"study": study, "scale": "tiny", "seed": 0, "settings": {}, "tasks": {"t": rows}}
-    return " ".join(verdict(summarise([result])))
+    rows = {row: {**COSTS, **FIGURES, "test": loss} for row, loss in losses.items()}
+    return " ".join(verdict(summary(rows, study)))
 
 
 def test_the_words_follow_from_the_figures():
-    worse = told({KIND: 0.9, "lora-equal": 1.0, "oft-equal": 1.2, CONTROL: 0.8, FULL: 1.1, SCRATCH: 1.0})
-    assert "-10.0 % against the best adapter at as many trained numbers (LoRA" in worse
-    assert "+12.5 % against per-class LoRA on the dense twin" in worse
-    assert "carrying everything over hurts (full fine-tuning against scratch: +10.0 %)" in worse
-    even = told({KIND: 1.0, CONTROL: 1.005, FULL: 0.9, SCRATCH: 1.0})
-    assert "even with per-class LoRA" in even
-    assert "does not hurt" in even
-    assert "scratch:" not in told({KIND: 1.0, FULL: 0.9, SCRATCH: 1.0}, study="novel")
+    worse = said({KIND: 0.9, "lora-equal": 1.0, "oft-equal": 1.2, CONTROL: 0.8, FULL: 1.1, SCRATCH: 1.0})
+    assert "the best adapter at as many trained numbers (LoRA, as many numbers as KIND): -10.0 %" in worse
+    assert "per-class LoRA on the dense twin, the control: +12.5 %" in worse
+    assert "carrying everything over hurts here (negative transfer): full fine-tuning against scratch +10.0 %" in worse
+    assert "not worse than scratch" in worse
+    even = said({KIND: 1.02, CONTROL: 1.025, FULL: 0.9, SCRATCH: 1.0})
+    assert "the control: even (-0.5 %)" in even
+    assert "does not hurt here" in even
+    assert "fresh tailors is worse than scratch" in even
+    assert "scratch:" in said({KIND: 1.0, FULL: 0.9, SCRATCH: 1.0}, study="novel")
+    assert "negative transfer" not in said({KIND: 1.0, FULL: 0.9, SCRATCH: 1.0}, study="novel")
+    assert said({FULL: 1.0}) == "t: KIND could not be measured."
 
 
 def test_a_row_that_could_not_be_is_told():
-    row = {"rank": 1, "trainable": 1, "travels": 1, "parameters": 1, "macs": 1, "rate": 1.0}
-    rows = {
-        KIND: {**row, "test": 1.0, "validation": [1.0]},
-        "oft-equal": {"refused": "cannot"},
-        "lora": {**row, "test": None, "validation": []},
-    }
-    result = {"study": "novel", "scale": "tiny", "seed": 0, "settings": {}, "tasks": {"t": rows}}
-    table = transfers_table(summarise([result]))
-    assert "OFT, as many numbers as KIND: cannot" in table
-    assert "LoRA: it diverged at every rate" in table
+    rows = {KIND: {**COSTS, **FIGURES, "test": 1.0}, "oft-equal": {"refused": "cannot"}}
+    found = summary(rows)
+    assert found["tasks"]["t"]["rows"]["oft-equal"] == {"refused": "cannot"}
 
 
-def test_results_of_other_settings_are_not_mixed(tmp_path):
-    file = tmp_path / "cells" / "a.json"
-    assert kept(file, {"x": 1}, lambda: {"y": 2}) == {"y": 2}
-    assert kept(file, {"x": 1}, lambda: {"y": 3}) == {"y": 2}
-    with pytest.raises(ValueError, match=r"a\.json was computed with other settings"):
-        kept(file, {"x": 2}, lambda: {})
+def test_a_budget_that_cannot_be_met_and_a_training_that_diverges_are_kept_as_such(novel, tmp_path, monkeypatch):
+    def cannot(*some):
+        raise ValueError("no rank trains so few")
+
+    cells = Transfers(novel.root, "novel", scale="tiny", cache=novel.cache)
+    monkeypatch.setattr(transfers, "rank_for_budget", cannot)
+    assert cells.compute("novel-0/lora-equal/final") == {"refused": "no rank trains so few"}
+    monkeypatch.setattr(transfers, "train_curve", lambda *some: Curve([], None))
+    other = Transfers(tmp_path, "novel", scale="tiny", cache=novel.cache)
+    monkeypatch.setattr(other, "base", novel.base)
+    assert other.get("novel-0/full_finetune/final") == {"refused": "training diverged at every learning rate: 0.003"}
 
 
 def test_a_scale_that_is_not_there():
     with pytest.raises(ValueError, match="no scale 'huge'; there is tiny, mini, full"):
         transfer_settings("huge")
+    with pytest.raises(ValueError, match="novel and shift, not 'far'"):
+        Transfers("x", "far", scale="tiny")
     assert isinstance(SCALES, MappingProxyType)

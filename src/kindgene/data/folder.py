@@ -133,6 +133,11 @@ def load_folder(
     return dataset
 
 
+def count_images(folder: Path) -> int:
+    """How many image files lie in a folder, by their suffix."""
+    return sum(_is_image(entry.name) and not entry.is_dir() for entry in _visible(folder))
+
+
 @dataclass(frozen=True)
 class _Members:
     """Image files of a class: names below the root, and lengths in bytes."""

@@ -3,9 +3,9 @@
 KIND says that the learngene holds what all classes share and a tailor what one class needs. A learngene that draws all
 classes alike proves little where the null class trained it as an unconditional model: so the primary model is trained
 with label drop 0, in which every step of the learngene had a class's tailor beside it. On it, components {own, another
-class's, none} and label row {own, another class's, null} are put together in all nine ways, and an independent
-classifier says what is drawn. Beside it: the same with label drop 0.1, and the control N_T = 0, whose classes have
-label rows alone.
+class's, none} and label row {own, another class's, null} are put together in all nine ways, and the source's judge,
+which has seen none of the models, says what is drawn. Beside it: the same with label drop 0.1, and the control N_T = 0,
+whose classes have label rows alone.
 
 Shapes: C classes, N samples (N / C of each class).
 """
@@ -14,42 +14,48 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from kindgene.core.decomposable import Decomposable
-from kindgene.data.glyphs import load_glyphs
-from kindgene.data.superclasses import superclasses
 from kindgene.diffusion.sampler import sample
-from kindgene.evaluation.classifier import Classifier, train_classifier
+from kindgene.evaluation.classifier import Judge
 from kindgene.files import StrPath
-from kindgene.progress import NoProgress, Progress
 from kindgene.studies.cell import train_cell
+from kindgene.studies.cells import Cells, ShowProgress
 from kindgene.studies.glyph_models import new_decomposable
+from kindgene.studies.latents import Latents, preset_sizes, train_choices
+from kindgene.studies.source import Glyphs, Source, Splits
+from kindgene.studies.strips import write_strip
 from kindgene.training.config import TrainConfig
 
-ShowProgress = Callable[[str], Progress]
-
-PARTS = ("own", "other", "none")
-"""Whose tailor components a sample of a class uses; whose label row likewise, "none" being the null row."""
 MODELS: Mapping[str, str] = MappingProxyType(
     {
-        "label drop 0": "primary: the learngene was never trained alone",
-        "label drop 0.1": "the null class trains the learngene alone in a tenth of all samples",
-        "label rows only": "control N_T = 0, label drop 0: tailors are zero and stay so",
+        "label-drop-0": "primary: the learngene was never trained alone",
+        "label-drop-0.1": "the null class trains the learngene alone in a tenth of all samples",
+        "label-rows-only": "control N_T = 0, label drop 0: tailors are zero and stay so",
     }
 )
+PARTS = ("own", "other", "none")
+"""Whose tailor components a sample of a class uses; whose label row likewise, "none" being the null row."""
+COMBINATIONS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {f"{components}-{row}": (components, row) for components in PARTS for row in PARTS}
+)
+REAL = "real"
+_AT_ONCE = 256
+_SHOWN = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class AgnosticSettings:
-    """Sizes of the study; of each class: `per_class` images train, `held_out` test the classifier, `samples` drawn."""
+    """Sizes of the study; of each class: `per_class` images train, `held_out` are judged, `samples` are drawn."""
 
     classes: int
     per_class: int
@@ -67,7 +73,33 @@ class AgnosticSettings:
     batch_size: int
     learning_rate: float = 2e-3
     ema_decay: float = 0.995
+    schedule: Literal["constant", "cosine"] = "cosine"
+    mixed_precision: Literal["no", "bf16"] = "no"
+    quick: bool = False
 
+
+@dataclass(frozen=True, kw_only=True)
+class LatentAgnosticSettings(Latents, AgnosticSettings):
+    """Of models of latents; the rate is constant, as in the published training."""
+
+    schedule: Literal["constant", "cosine"] = "constant"
+
+
+_IMAGENET = LatentAgnosticSettings(
+    classes=150,
+    per_class=0,
+    held_out=0,
+    samples=16,
+    sampling_steps=50,
+    **preset_sizes("DiT-B/4"),
+    learngene_rank=168,
+    tailor_rank=4,
+    steps=400_000,
+    batch_size=256,
+    learning_rate=1e-4,
+    ema_decay=0.9999,
+    mixed_precision="bf16",
+)
 
 SCALES: Mapping[str, AgnosticSettings] = MappingProxyType(
     {
@@ -85,6 +117,7 @@ SCALES: Mapping[str, AgnosticSettings] = MappingProxyType(
             tailor_rank=1,
             steps=3,
             batch_size=4,
+            quick=True,
         ),
         "mini": AgnosticSettings(
             classes=16,
@@ -114,11 +147,14 @@ SCALES: Mapping[str, AgnosticSettings] = MappingProxyType(
             heads=6,
             learngene_rank=96,
             tailor_rank=4,
-            steps=20_000,
+            steps=2_000,
             batch_size=256,
-            learning_rate=5e-4,
-            ema_decay=0.999,
+            learning_rate=6e-4,
+            ema_decay=0.998,
+            mixed_precision="bf16",
         ),
+        "imagenet": _IMAGENET,
+        "imagenet-l4": replace(_IMAGENET, **preset_sizes("DiT-L/4"), learngene_rank=224, tailor_rank=5),
     }
 )
 
@@ -130,67 +166,116 @@ def agnostic_settings(scale: str) -> AgnosticSettings:
     return SCALES[scale]
 
 
-def run_agnostic(
-    out: str | Path,
-    *,
-    seed: int = 0,
-    scale: str = "mini",
-    progress: ShowProgress | None = None,
-    cache: StrPath | None = None,
-) -> dict[str, Any]:
-    """Trains the three models under `out`, draws from each in all nine ways and judges; plain data, and pictures.
+class Agnostic(Cells):
+    """A cell a model, of its name: trained, drawn from in all nine ways, judged; ``real``: the judge on real images.
 
-    ``models``: name -> cells, (components, label row) -> `judged` figures; ``pictures``: name -> cell -> [N', 1, H, W],
-    one sample of each of up to eight classes.
+    A model's samples are ``MODEL/COMPONENTS-ROW.png``: one of each of up to eight classes.
     """
-    settings = agnostic_settings(scale)
-    folder = Path(out) / f"{scale}-seed{seed}"
-    names = tuple(group.name for group in superclasses() if group.group == "base")[: settings.classes]
-    size = settings.image_size
-    train = load_glyphs("train", names, size, per_class=settings.per_class, cache=cache)
-    held_out = load_glyphs("test", names, size, per_class=settings.held_out, cache=cache)
-    classifier = train_classifier(train, held_out, seed=0)
-    models: dict[str, Any] = {}
-    pictures: dict[str, dict[str, Tensor]] = {}
-    for name in MODELS:
-        model = new_model(names, settings, seed, label_rows_only=name == "label rows only")
+
+    study = "agnostic"
+
+    def __init__(
+        self,
+        folder: StrPath,
+        *,
+        scale: str = "mini",
+        seed: int = 0,
+        show: ShowProgress | None = None,
+        cache: StrPath | None = None,
+        source: Source | None = None,
+    ) -> None:
+        self.settings = agnostic_settings(scale)
+        super().__init__(folder, self.settings, scale, seed, show, cache)
+        sizes = self.settings.image_size, self.settings.per_class, self.settings.held_out
+        self.source: Source = source or Glyphs(*sizes, quick=self.settings.quick, cache=cache)
+        self.told |= self.source.told()
+        self.classes = self.source.base[: self.settings.classes]
+
+    def names(self) -> tuple[str, ...]:
+        return (REAL, *MODELS)
+
+    def compute(self, name: str) -> dict[str, Any]:
+        if name == REAL:
+            _, test = self.splits.seen
+            numbers = torch.arange(len(test)).split(_AT_ONCE)
+            taken_for = torch.cat([self.judge.predict(test.batch(part)) for part in numbers])
+            return {
+                "figures": judged(test.labels, taken_for, len(self.classes)),
+                "extractor": self.source.eyes.to_dict(),
+            }
+        model = self.new(name)
+        trained = self.train(model, name)
+        found = {"combinations": {key: self.drawn(model, name, key) for key in COMBINATIONS}, **trained}
+        shutil.rmtree(self.folder / "runs" / name, ignore_errors=True)  # nothing begins with these models
+        return found
+
+    def result(self) -> dict[str, Any]:
+        return {
+            "study": self.study,
+            "scale": self.scale,
+            "seed": self.seed,
+            "settings": self.told,
+            "classes": list(self.classes),
+            "real": self.get(REAL),
+            "models": {name: self.get(name) for name in MODELS},
+            "pictures": {
+                f"{name}/{key}": str(self.picture(f"{name}/{key}")) for name in MODELS for key in COMBINATIONS
+            },
+        }
+
+    def new(self, name: str) -> Decomposable:
+        """A model at its first step; of label rows alone its tailors are zero and are not trained."""
+        model = new_decomposable(self.classes, self.settings, self.seed)
+        if name == "label-rows-only":
+            with torch.no_grad():
+                model.bank.tailors.rows.zero_()
+            model.bank.tailors.rows.requires_grad_(False)
+        return model
+
+    def train(self, model: Decomposable, name: str) -> dict[str, Any]:
+        settings = self.settings
         config = TrainConfig(
             steps=settings.steps,
             batch_size=settings.batch_size,
             learning_rate=settings.learning_rate,
             warmup_steps=min(50, settings.steps // 3),
-            schedule="cosine",
-            label_drop=0.1 if name == "label drop 0.1" else 0.0,
+            schedule=settings.schedule,
+            label_drop=0.1 if name == "label-drop-0.1" else 0.0,
             ema_decay=settings.ema_decay,
-            checkpoint_every=max(1, settings.steps // 4),
             checkpoints_total_limit=1,
-            seed=seed,
+            mixed_precision=settings.mixed_precision,
+            seed=self.seed,
+            **train_choices(settings),
         )
-        shown = progress(name) if progress is not None else NoProgress()
-        result = train_cell(model, train, config, folder / name.replace(" ", "-"), shown)
-        cells, pictures[name] = _cells(model, classifier, settings, seed)
-        models[name] = {"final_loss": result.final_loss, "seconds": result.seconds, "cells": cells}
-    return {
-        "study": "agnostic",
-        "scale": scale,
-        "seed": seed,
-        "settings": asdict(settings),
-        "classes": list(names),
-        "classifier_accuracy": classifier.accuracy,
-        "real": judged(held_out.labels, classifier.predict(held_out.images), len(names)),
-        "models": models,
-        "pictures": pictures,
-    }
+        result = train_cell(model, self.splits.train, config, self.folder / "runs" / name, self.show(name))
+        return {"final_loss": result.final_loss, "seconds": result.seconds}
 
+    def drawn(self, model: Decomposable, name: str, key: str) -> dict[str, float | None]:
+        """The figures of one combination, and its picture; the noise is the same for all."""
+        each = self.settings.samples
+        asked = torch.arange(len(self.classes)).repeat_interleave(each)
+        samples = sample(
+            recombined_as(model, *COMBINATIONS[key]),
+            asked,
+            steps=self.settings.sampling_steps,
+            clip=self.splits.clip,
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+        write_strip(self.picture(f"{name}/{key}"), self.splits.drawn(samples[: _SHOWN * each : each]))
+        taken_for = [self.judge.predict(self.splits.drawn(part)) for part in samples.split(_AT_ONCE)]
+        return judged(asked, torch.cat(taken_for), len(self.classes))
 
-def new_model(names: Sequence[str], settings: AgnosticSettings, seed: int, *, label_rows_only: bool) -> Decomposable:
-    """A decomposable DiT at its first step; with `label_rows_only` its tailors are zero and are not trained."""
-    model = new_decomposable(names, settings, seed)
-    if label_rows_only:
-        with torch.no_grad():
-            model.bank.tailors.rows.zero_()
-        model.bank.tailors.rows.requires_grad_(False)
-    return model
+    @cached_property
+    def splits(self) -> Splits:
+        """The base classes' images."""
+        return self.source.splits(self.classes)
+
+    @cached_property
+    def judge(self) -> Judge:
+        """Of the base classes, which are many: there is one."""
+        judge = self.source.judge(self.splits)
+        assert judge is not None
+        return judge
 
 
 @torch.no_grad()
@@ -211,11 +296,11 @@ def recombined_as(model: Decomposable, components: str, row: str) -> Decomposabl
 
 
 def judged(asked: Tensor, drawn: Tensor, classes: int) -> dict[str, float | None]:
-    """What a classifier saw in samples asked for as `asked` [N] and taken for `drawn` [N].
+    """What a judge saw in samples asked for as `asked` [N] and taken for `drawn` [N].
 
     own, other: shares taken for the class asked for, and for the next one. entropy (of the classes drawn, divided by
     log C: 1 is uniform), variance (of the C shares times C: 0 is uniform) and kurtosis (of the C shares, 3 for a
-    normal; None where all are equal): of the whole cell, whoever was asked for.
+    normal; None where all are equal): of all samples, whoever was asked for.
     """
     share_C = torch.bincount(drawn, minlength=classes).double() / len(drawn)
     centred = share_C * classes - 1
@@ -230,24 +315,7 @@ def judged(asked: Tensor, drawn: Tensor, classes: int) -> dict[str, float | None
     }
 
 
-def _cells(
-    model: Decomposable, classifier: Classifier, settings: AgnosticSettings, seed: int
-) -> tuple[dict[str, dict[str, float | None]], dict[str, Tensor]]:
-    """Figures and a picture of each of the nine cells, drawn from the same noise."""
-    classes = model.num_classes
-    asked = torch.arange(classes).repeat_interleave(settings.samples)
-    chosen = torch.arange(min(8, classes)) * settings.samples
-    figures, pictures = {}, {}
-    for components in PARTS:
-        for row in PARTS:
-            images = sample(
-                recombined_as(model, components, row),
-                asked,
-                steps=settings.sampling_steps,
-                clip=1.0,
-                generator=torch.Generator().manual_seed(seed),
-            )
-            key = f"{components} components, {row if row != 'none' else 'null'} row"
-            figures[key] = judged(asked, classifier.predict(images), classes)
-            pictures[key] = images[chosen]
-    return figures, pictures
+def combination(key: str) -> str:
+    """``no components, null row``."""
+    components, row = COMBINATIONS[key]
+    return f"{'no' if components == 'none' else components} components, {'null' if row == 'none' else row} row"

@@ -1,75 +1,91 @@
-"""The agnostic study's results, over seeds: tables, pictures, a verdict that follows from the figures, one page."""
+"""The agnostic study's report, over seeds: a table and samples a model, and a verdict that follows from the figures."""
 
 from __future__ import annotations
 
-import html
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from kindgene.files import write_bytes, write_json
-from kindgene.studies.agnostic import MODELS, PARTS
-from kindgene.studies.figures import image_grid
+from kindgene.studies.agnostic import COMBINATIONS, MODELS, combination
+from kindgene.studies.page import Report, Table, write_report
+from kindgene.studies.samples import samples_picture
+from kindgene.studies.spread import spread, told
+from kindgene.studies.wording import of_data, of_judge
 
 FIGURES = ("own", "other", "entropy", "variance", "kurtosis")
-CELLS = tuple(
-    f"{components} components, {row if row != 'none' else 'null'} row" for components in PARTS for row in PARTS
-)
-SWAPPED, CROSSED, ALONE = "other components, own row", "own components, other row", "none components, null row"
+WHOLE, SWAPPED, CROSSED, ALONE = "own-own", "other-own", "own-other", "none-none"
+PRIMARY, CONTROL = "label-drop-0", "label-rows-only"
 MARGIN = 0.1
 """So much of all samples one part must be ahead by, in both swaps, to be said to carry the class (ours)."""
 
-_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>agnostic study</title>
-<style>body{{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}}
-table{{border-collapse:collapse;margin:1rem 0;font-size:14px}}td,th{{border-bottom:1px solid #ddd;padding:.2rem .7rem;
-text-align:right}}td:first-child,th:first-child{{text-align:left}}img{{max-width:100%}}</style>{body}</html>
-"""
 
-
-def write_agnostic(folder: Path, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Writes agnostic.json, agnostic.md and agnostic.html into `folder`; returns what the JSON holds.
-
-    `results` are those of `run_agnostic`, one a seed, of one scale.
-    """
+def write_agnostic(folder: Path, results: Sequence[Mapping[str, Any]]) -> Report:
+    """Writes the report of `Agnostic` results, one a seed, into `folder`."""
     summary = summarise(results)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(folder / "agnostic.md", agnostic_table(summary).encode())
-    runs = [{key: value for key, value in result.items() if key != "pictures"} for result in results]
-    write_bytes(folder / "agnostic.html", _page(summary, results[0]["pictures"]).encode())
-    write_json(folder / "agnostic.json", {**summary, "runs": runs})
-    return summary
+    report = agnostic_report(summary, results[0]["pictures"])
+    write_report(folder, summary, results, report)
+    return report
 
 
 def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean, least and most over seeds of every figure of every cell."""
-    cells = {
-        model: {
-            cell: {
-                name: _spread([result["models"][model]["cells"][cell][name] for result in results]) for name in FIGURES
-            }
-            for cell in CELLS
-        }
-        for model in MODELS
-    }
+    """Mean, least and most over seeds of every figure of every combination; None where a seed lacks it."""
     return {
         "study": "agnostic",
         "scale": results[0]["scale"],
         "seeds": [result["seed"] for result in results],
         "settings": results[0]["settings"],
-        "classifier_accuracy": statistics.mean(result["classifier_accuracy"] for result in results),
-        "real": {name: _spread([result["real"][name] for result in results]) for name in FIGURES},
-        "models": cells,
+        "classes": len(results[0]["classes"]),
+        "real": {name: _over_seeds([result["real"]["figures"] for result in results], name) for name in FIGURES},
+        "models": {
+            model: {
+                key: {
+                    name: _over_seeds([result["models"][model]["combinations"][key] for result in results], name)
+                    for name in FIGURES
+                }
+                for key in COMBINATIONS
+            }
+            for model in MODELS
+        },
     }
+
+
+def _over_seeds(found: Sequence[Mapping[str, float | None]], name: str) -> dict[str, float] | None:
+    values = [one[name] for one in found]
+    defined = [value for value in values if value is not None]
+    return spread(defined) if len(defined) == len(values) else None
+
+
+def agnostic_report(summary: Mapping[str, Any], pictures: Mapping[str, str]) -> Report:
+    """The report of a summary; `pictures`: where the cells' strips lie."""
+    settings = summary["settings"]
+    about = (
+        f"{of_data(settings, summary['classes'])}; width {settings['width']}, {settings['depth']} blocks, N_G "
+        f"{settings['learngene_rank']}, N_T {settings['tailor_rank']}; {settings['steps']:,} steps of "
+        f"{settings['batch_size']} images; {settings['samples']} samples a class and combination, the same noise for "
+        f"all, without guidance. What was drawn says {of_judge(settings)}, which saw none of the models: of "
+        f"real test images it recognises {told(summary['real']['own'], '.1%')}. “Other” is the next class, whose "
+        "components or label row are used where it says so. Entropy, variance and kurtosis are of the classes drawn: "
+        "entropy 1 and variance 0 are uniform.",
+        "The null class trains a learngene as an unconditional model, so that it draws all classes alike would prove "
+        "nothing. The primary model was therefore trained without it (label drop 0): every sample had its class's "
+        "tailor beside the learngene.",
+    )
+    drawn = [
+        samples_picture(
+            {key: pictures[f"{model}/{key}"] for key in COMBINATIONS},
+            f"{title_of(model)}: components-label row, a class a column, the same noise in every row.",
+            f"samples-{model}",
+        )
+        for model in MODELS
+    ]
+    tables = [_table(model, summary) for model in MODELS]
+    return Report("Is the learngene class-agnostic?", about, verdict(summary), tables, drawn)
 
 
 def verdict(summary: Mapping[str, Any]) -> list[str]:
     """What the figures say of the claim that the learngene is class-agnostic; a sentence each."""
-    primary, control = summary["models"]["label drop 0"], summary["models"]["label rows only"]
-    chance = 1 / summary["settings"]["classes"]
-    swapped, crossed, alone = (primary[cell] for cell in (SWAPPED, CROSSED, ALONE))
+    primary, control = summary["models"][PRIMARY], summary["models"][CONTROL]
+    swapped, crossed, alone = primary[SWAPPED], primary[CROSSED], primary[ALONE]
     towards_tailor = (
         swapped["other"]["mean"] - swapped["own"]["mean"],
         crossed["own"]["mean"] - crossed["other"]["mean"],
@@ -80,84 +96,35 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     elif max(towards_tailor) < -MARGIN:
         carrier = "the label row"
     return [
-        f"Whole classes are recognised in {_percent(primary[CELLS[0]]['own'])} of samples; chance is {chance:.1%}.",
+        f"Whole classes are recognised in {_share(primary[WHOLE]['own'])} of samples; "
+        f"chance is {1 / summary['classes']:.1%}.",
         f"With another class's components and its own label row a sample is taken for the other class in "
-        f"{_percent(swapped['other'])}, for its own in {_percent(swapped['own'])}; the other way round for its own in "
-        f"{_percent(crossed['own'])}, for the other in {_percent(crossed['other'])}: {carrier} carries the class.",
-        f"The learngene alone, never trained alone, draws its samples over the classes with an entropy of "
-        f"{alone['entropy']['mean']:.2f} of uniform (real images: {summary['real']['entropy']['mean']:.2f}).",
-        f"Without tailors (N_T = 0) label rows alone give {_percent(control[CELLS[0]]['own'])}.",
+        f"{_share(swapped['other'])}, for its own in {_share(swapped['own'])}; the other way round for its own in "
+        f"{_share(crossed['own'])}, for the other in {_share(crossed['other'])}: {carrier} carries the class.",
+        f"The learngene alone, never trained alone, is taken for the class asked for in {_share(alone['own'])}, and "
+        f"draws its samples over the classes with an entropy of {told(alone['entropy'], '.2f')} of uniform (real "
+        f"images: {told(summary['real']['entropy'], '.2f')}).",
+        f"Without tailors (N_T = 0) label rows alone give {_share(control[WHOLE]['own'])}.",
     ]
 
 
-def agnostic_table(summary: Mapping[str, Any]) -> str:
-    """The verdict and a table a model, as Markdown."""
-    lines = [f"- {sentence}" for sentence in verdict(summary)]
-    for model, text in MODELS.items():
-        lines += ["", f"**{model}** ({text})", ""]
-        lines += ["| components, label row | taken for own | for the other | entropy | variance | kurtosis |"]
-        lines += ["|---|---|---|---|---|---|"]
-        for cell in CELLS:
-            found = summary["models"][model][cell]
-            shown = [_percent(found["own"]), _percent(found["other"])]
-            shown += [_number(found[name]) for name in FIGURES[2:]]
-            lines.append(f"| {cell} | {' | '.join(shown)} |")
-    real = summary["real"]
-    shown = [_percent(real["own"]), _percent(real["other"]), *(_number(real[name]) for name in FIGURES[2:])]
-    lines += ["", f"Real held-out images: {', '.join(f'{n} {v}' for n, v in zip(FIGURES, shown, strict=True))}."]
-    return "\n".join(lines) + "\n"
+def title_of(model: str) -> str:
+    """``label drop 0``."""
+    return model.replace("-", " ")
 
 
-def _page(summary: Mapping[str, Any], pictures: Mapping[str, Mapping[str, torch.Tensor]]) -> str:
-    """Everything on one self-contained page; the pictures are of the first seed."""
-    seeds = ", ".join(map(str, summary["seeds"]))
-    parts = [
-        "<h1>Is the learngene class-agnostic?</h1>",
-        f"<p>Glyphs, {summary['settings']['classes']} classes, {summary['settings']['steps']} steps, seeds {seeds}, "
-        f"scale {summary['scale']}; an independent classifier, {summary['classifier_accuracy']:.1%} right on held-out "
-        "images, says what was drawn. <i>Other</i> is the next class.</p><ul>",
-        *(f"<li>{html.escape(sentence)}</li>" for sentence in verdict(summary)),
-        "</ul>",
-    ]
-    for model, text in MODELS.items():
-        images = torch.cat([pictures[model][cell] for cell in CELLS])
-        grid = image_grid(images, len(CELLS), len(images) // len(CELLS), row_labels=[_short(cell) for cell in CELLS])
-        rows = "".join(
-            f"<tr><td>{html.escape(cell)}</td>"
-            + "".join(f"<td>{_percent(found[name])}</td>" for name in FIGURES[:2])
-            + "".join(f"<td>{_number(found[name])}</td>" for name in FIGURES[2:])
-            + "</tr>"
-            for cell, found in summary["models"][model].items()
-        )
-        head = "".join(f"<th>{name}</th>" for name in ("", "own", "other", *FIGURES[2:]))
-        parts += [f"<h2>{html.escape(model)}</h2><p>{html.escape(text)}</p>", f"<table><tr>{head}</tr>{rows}</table>"]
-        parts += [f'<img alt="samples of each cell, a class a column" src="{grid}">']
-    return _PAGE.format(body="\n".join(parts))
+def _table(model: str, summary: Mapping[str, Any]) -> Table:
+    found = summary["models"][model]
+    rows = [[combination(key), *_line(figures)] for key, figures in found.items()]
+    rows.append(["real test images", *_line(summary["real"])])
+    head = ["components, label row", "taken for own", "for the other", *FIGURES[2:]]
+    return Table(f"{title_of(model)} ({MODELS[model]})", head, rows)
 
 
-def _spread(values: Sequence[float | None]) -> dict[str, float | None]:
-    """Mean, least and most; None where a figure is not defined for some seed."""
-    defined = [value for value in values if value is not None]
-    if len(defined) < len(values):
-        return {"mean": None, "least": None, "most": None}
-    return {"mean": statistics.mean(defined), "least": min(defined), "most": max(defined)}
+def _line(figures: Mapping[str, Any]) -> list[str]:
+    shares = [_share(figures[name]) for name in FIGURES[:2]]
+    return shares + ["-" if figures[name] is None else told(figures[name], ".2f") for name in FIGURES[2:]]
 
 
-def _percent(found: Mapping[str, float | None]) -> str:
-    """``93 % (91 to 95)``."""
-    mean, least, most = found["mean"], found["least"], found["most"]
-    assert mean is not None, "shares are always defined"
-    assert least is not None, "likewise"
-    assert most is not None, "likewise"
-    spread = f" ({100 * least:.0f} to {100 * most:.0f})" if most > least else ""
-    return f"{100 * mean:.0f} %{spread}"
-
-
-def _number(found: Mapping[str, float | None]) -> str:
-    return "-" if found["mean"] is None else f"{found['mean']:.2f}"
-
-
-def _short(cell: str) -> str:
-    """``own/null``."""
-    components, row = cell.split(", ")
-    return f"{components.split(' ')[0]}/{row.split(' ')[0]}"
+def _share(figure: Mapping[str, float]) -> str:
+    return told(figure, ".0%")

@@ -1,6 +1,7 @@
 """The elastic study: does one pool serve every budget, and what makes it do so?
 
-On glyphs, quality (validation loss at fixed noise) against parameters of models for some of the base classes, from
+On glyphs, quality (denoising loss of test images at fixed noise) against parameters of models for some of the base
+classes, from
 
 - a plain pool, its components dropped by their measured worth (`Pool.plan` with calibration data),
 - an elastic pool (a share of the learngene drawn in each training step), treated the same,
@@ -8,40 +9,51 @@ On glyphs, quality (validation loss at fixed noise) against parameters of models
 - truncated SVDs of the dense twin: one rank share for every matrix, and planned like the pools,
 - small dense models, each trained from scratch on just the deployed classes, for as many steps.
 
-Trainings are cells: interrupted, the study goes on where it was.
+Every model is one training at one learning rate, so nothing is chosen by the figures.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from kindgene.core.config import KindConfig
 from kindgene.core.convert import make_decomposable
 from kindgene.core.decomposable import Decomposable
-from kindgene.data.arrays import ArrayDataset
-from kindgene.data.glyphs import load_glyphs
-from kindgene.data.superclasses import superclasses
+from kindgene.data.dataset import Dataset
 from kindgene.diffusion.path import DiffusionPath
 from kindgene.evaluation.denoising import calibration_batches, validation_loss
 from kindgene.files import StrPath
 from kindgene.models.dit import DiT
 from kindgene.pool.budget import ImpossibleBudgetError
 from kindgene.pool.pool import Pool
-from kindgene.progress import NoProgress, Progress
-from kindgene.studies.cell import train_cell
+from kindgene.studies.cell import best_device, train_cell
+from kindgene.studies.cells import Cells, ShowProgress
+from kindgene.studies.glyph_models import new_decomposable, new_dense
+from kindgene.studies.source import Glyphs, Splits
 from kindgene.training.config import TrainConfig
-from kindgene.training.trainer import TrainResult
 
-ShowProgress = Callable[[str], Progress]
-Curve = list[dict[str, float]]
+CURVES: Mapping[str, str] = MappingProxyType(
+    {
+        "plain-planned": "plain pool, planned",
+        "elastic-planned": "elastic pool, planned",
+        "plain-prefixes": "plain pool, canonical prefixes",
+        "elastic-prefixes": "elastic model, its own prefixes",
+        "svd-prefixes": "SVD of the dense twin, one rank share",
+        "svd-planned": "SVD of the dense twin, planned",
+        "small-dense": "small dense models, trained anew",
+    }
+)
+MODELS = ("plain", "elastic", "dense")
+Points = list[dict[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +82,7 @@ class ElasticSettings:
     dense_widths: tuple[int, ...]
     calibration_batches: int = 64
     draws: int = 16
+    mixed_precision: Literal["no", "bf16"] = "no"
 
 
 SCALES: Mapping[str, ElasticSettings] = MappingProxyType(
@@ -107,6 +120,28 @@ SCALES: Mapping[str, ElasticSettings] = MappingProxyType(
             batch_size=64,
             dense_widths=(80, 64, 48),
         ),
+        "full": ElasticSettings(
+            base_classes=150,
+            deployed_classes=8,
+            per_class=200,
+            held_out=50,
+            image_size=32,
+            patch_size=4,
+            width=384,
+            depth=12,
+            heads=6,
+            learngene_rank=96,
+            tailor_rank=4,
+            steps=2_000,
+            batch_size=256,
+            learning_rate=6e-4,
+            dense_learning_rate=6e-4,
+            ema_decay=0.998,
+            dense_widths=(240, 192, 144),
+            calibration_batches=32,
+            draws=8,
+            mixed_precision="bf16",
+        ),
     }
 )
 
@@ -118,103 +153,123 @@ def elastic_settings(scale: str) -> ElasticSettings:
     return SCALES[scale]
 
 
-def run_elastic(
-    out: str | Path,
-    *,
-    seed: int = 0,
-    scale: str = "mini",
-    progress: ShowProgress | None = None,
-    cache: StrPath | None = None,
-) -> dict[str, Any]:
-    """Runs the study's cells under `out` and returns its curves: name -> points {parameters, loss}."""
-    settings = elastic_settings(scale)
-    cells = _Cells(Path(out) / f"{scale}-seed{seed}", settings, seed, progress or (lambda cell: NoProgress()), cache)
-    plain, plain_run = cells.decomposable("plain", ())
-    elastic, elastic_run = cells.decomposable("elastic", settings.elastic_shares)
-    dense, dense_run = cells.dense("dense twin", settings.width, cells.base, cells.train)
-    curves = {
-        "plain pool, planned": cells.planned(plain.decompose()),
-        "elastic pool, planned": cells.planned(elastic.decompose()),
-        "plain pool, canonical prefixes": cells.prefixes(plain.decompose().to_model()),
-        "elastic model, its own prefixes": cells.prefixes(elastic),
-        "SVD of the dense twin, one rank share": cells.truncated(dense),
-        "SVD of the dense twin, planned": cells.planned(cells.as_pool(dense), wide=True),
-        "small dense models, trained anew": cells.small_dense(),
-    }
-    runs = {"plain": plain_run, "elastic": elastic_run, "dense twin": dense_run}
-    return {
-        "study": "elastic",
-        "scale": scale,
-        "seed": seed,
-        "settings": asdict(settings),
-        "base_classes": list(cells.base),
-        "deployed_classes": list(cells.deployed),
-        "measure": "mean squared error of v at fixed noise and timesteps, held-out glyphs of the deployed classes",
-        "curves": curves,
-        "seconds": {name: run.seconds for name, run in runs.items()},
-    }
+class Elastic(Cells):
+    """Trainings ``model/plain``, ``model/elastic``, ``model/dense`` and ``small/WIDTH``; measured, ``curve/NAME``."""
 
-
-class _Cells:
-    """The study's data, trainings and measurements."""
+    study = "elastic"
 
     def __init__(
-        self, out: Path, settings: ElasticSettings, seed: int, show: ShowProgress, cache: StrPath | None
+        self,
+        folder: StrPath,
+        *,
+        scale: str = "mini",
+        seed: int = 0,
+        show: ShowProgress | None = None,
+        cache: StrPath | None = None,
     ) -> None:
-        self.out, self.settings, self.seed, self.show = out, settings, seed, show
-        names = [superclass.name for superclass in superclasses() if superclass.group == "base"]
-        self.base = tuple(names[: settings.base_classes])
-        self.deployed = self.base[: settings.deployed_classes]
-        size = settings.image_size
-        self.train = load_glyphs("train", self.base, size, per_class=settings.per_class, cache=cache)
-        self.own = self.train.subset(self.deployed)
-        self.held_out = load_glyphs("validation", self.deployed, size, per_class=settings.held_out, cache=cache)
+        self.settings = elastic_settings(scale)
+        super().__init__(folder, self.settings, scale, seed, show, cache)
+        self.source = Glyphs(self.settings.image_size, self.settings.per_class, self.settings.held_out, cache=cache)
+        self.base = self.source.base[: self.settings.base_classes]
+        self.deployed = self.base[: self.settings.deployed_classes]
 
-    def decomposable(self, name: str, shares: tuple[float, ...]) -> tuple[Decomposable, TrainResult]:
+    def names(self) -> tuple[str, ...]:
+        models = [f"model/{name}" for name in MODELS]
+        small = [f"small/{width}" for width in self.settings.dense_widths]
+        return (*models, *small, *(f"curve/{name}" for name in CURVES))
+
+    def compute(self, name: str) -> dict[str, Any]:
+        kind, _, rest = name.partition("/")
+        if kind == "curve":
+            return {"points": self.curve(rest)}
+        if kind == "model":
+            _, seconds = self.trained(rest)
+            return {"seconds": seconds}
+        model = new_dense(self.deployed, replace(self.settings, width=int(rest)), self.seed)
+        own = self.splits.train.subset(self.deployed)
+        seconds = self.train(model, own, name, self.settings.dense_learning_rate)
+        return {**self.point(sum(value.numel() for value in model.parameters()), model), "seconds": seconds}
+
+    def result(self) -> dict[str, Any]:
+        return {
+            "study": self.study,
+            "scale": self.scale,
+            "seed": self.seed,
+            "settings": self.told,
+            "base_classes": list(self.base),
+            "deployed_classes": list(self.deployed),
+            "curves": {name: self.get(f"curve/{name}")["points"] for name in CURVES},
+            "seconds": {name: self.get(f"model/{name}")["seconds"] for name in MODELS},
+        }
+
+    def curve(self, name: str) -> Points:
+        """The points of a way of making small models."""
+        ways: Mapping[str, Callable[[], Points]] = {
+            "plain-planned": lambda: self.planned(self.pool("plain")),
+            "elastic-planned": lambda: self.planned(self.pool("elastic")),
+            "plain-prefixes": lambda: self.prefixes(self.pool("plain").to_model()),
+            "elastic-prefixes": lambda: self.prefixes(self.decomposable("elastic")),
+            "svd-prefixes": lambda: self.truncated(self.dense()),
+            "svd-planned": lambda: self.planned(self.as_pool(self.dense()), wide=True),
+            "small-dense": self.small_dense,
+        }
+        return ways[name]()
+
+    def trained(self, name: str) -> tuple[DiT | Decomposable, float]:
+        """A model of all base classes at the end of its training; seconds spent in steps."""
         settings = self.settings
-        kind = KindConfig(
-            num_classes=len(self.base),
-            learngene_rank=settings.learngene_rank,
-            tailor_rank=settings.tailor_rank,
-            targets="paper+adaln",
-        )
-        generator = torch.Generator().manual_seed(self.seed)
-        model = make_decomposable(self._new_dense(settings.width, self.base), kind, generator=generator)
-        config = self._config(settings.learning_rate, shares)
-        return model, train_cell(model, self.train, config, self.out / name, self.show(name))
+        if name == "dense":
+            dense = new_dense(self.base, settings, self.seed)
+            return dense, self.train(dense, self.splits.train, f"model/{name}", settings.dense_learning_rate)
+        model = new_decomposable(self.base, settings, self.seed)
+        shares = settings.elastic_shares if name == "elastic" else ()
+        return model, self.train(model, self.splits.train, f"model/{name}", settings.learning_rate, shares)
 
-    def dense(self, name: str, width: int, classes: Sequence[str], data: ArrayDataset) -> tuple[DiT, TrainResult]:
-        model = self._new_dense(width, classes)
-        config = self._config(self.settings.dense_learning_rate, ())
-        return model, train_cell(model, data, config, self.out / name.replace(" ", "-"), self.show(name))
+    def decomposable(self, name: str) -> Decomposable:
+        """What was trained, on the CPU, where pools are made."""
+        self.get(f"model/{name}")
+        model, _ = self.trained(name)
+        assert isinstance(model, Decomposable)
+        return model.cpu()
 
-    def planned(self, pool: Pool, *, wide: bool = False) -> Curve:
+    def dense(self) -> DiT:
+        self.get("model/dense")
+        model, _ = self.trained("dense")
+        assert isinstance(model, DiT)
+        placed: DiT = model.cpu()
+        return placed
+
+    def pool(self, name: str) -> Pool:
+        return self.decomposable(name).decompose(self.base)
+
+    def planned(self, pool: Pool, *, wide: bool = False) -> Points:
         """Models of the deployed classes under each budget; `wide`: a larger pool, whose smaller shares matter."""
         path = DiffusionPath.of(pool.config.backbone_config)
-        batches = list(calibration_batches(self.own, path, count=self.settings.calibration_batches, seed=self.seed))
+        own, count = self.splits.train.subset(self.deployed), self.settings.calibration_batches
+        batches = list(calibration_batches(own, path, count=count, seed=self.seed))
         whole = pool.plan(self.deployed, calibration=batches).cost.parameters
         shares = self.settings.budgets if not wide else [share**2 for share in self.settings.budgets]
-        curve: Curve = []
+        curve: Points = []
         for share in shares:
             try:
                 plan = pool.plan(self.deployed, calibration=batches, max_parameters=math.floor(share * whole))
             except ImpossibleBudgetError:
                 break
-            curve.append(self._point(plan.cost.parameters, pool.recombine(plan=plan)))
+            curve.append(self.point(plan.cost.parameters, pool.recombine(plan=plan)))
         return curve
 
-    def prefixes(self, model: Decomposable) -> Curve:
+    def prefixes(self, model: Decomposable) -> Points:
         """One share of every matrix's learngene for all of the base classes' model, counted for the deployed ones."""
-        curve: Curve = []
+        curve: Points = []
         ids = torch.tensor([model.class_names.index(name) for name in self.deployed])  # type: ignore[union-attr]
         for share in self.settings.prefixes:
             numbers = self._prefix_parameters(model, share)
-            curve.append(self._point(numbers, _Prefix(model, share, ids)))
+            curve.append(self.point(numbers, _Prefix(model, share, ids)))
         return curve
 
-    def truncated(self, dense: DiT) -> Curve:
+    def truncated(self, dense: DiT) -> Points:
         """Every target of the dense twin as its truncated SVD of one share of its width, thin where that is less."""
-        curve: Curve = []
+        curve: Points = []
         for share in (*self.settings.prefixes[1:], self.settings.prefixes[-1] / 2):
             kind = KindConfig(
                 num_classes=len(self.base),
@@ -226,7 +281,7 @@ class _Cells:
             )
             pool = make_decomposable(copy.deepcopy(dense), kind).decompose(self.base)
             plan = pool.plan(self.deployed)
-            curve.append(self._point(plan.cost.parameters, pool.recombine(plan=plan)))
+            curve.append(self.point(plan.cost.parameters, pool.recombine(plan=plan)))
         return curve
 
     def as_pool(self, dense: DiT) -> Pool:
@@ -241,16 +296,15 @@ class _Cells:
         )
         return make_decomposable(copy.deepcopy(dense), kind).decompose(self.base)
 
-    def small_dense(self) -> Curve:
-        curve: Curve = []
-        for width in self.settings.dense_widths:
-            model, _ = self.dense(f"dense {width}", width, self.deployed, self.own)
-            curve.append(self._point(sum(value.numel() for value in model.parameters()), model))
-        return curve
+    def small_dense(self) -> Points:
+        found = [self.get(f"small/{width}") for width in self.settings.dense_widths]
+        return [{key: one[key] for key in ("parameters", "loss")} for one in found]
 
-    def _point(self, parameters: int, model: Any) -> dict[str, float]:
+    def point(self, parameters: int, model: nn.Module) -> dict[str, float]:
+        """What a model of the deployed classes loses on their test images."""
         path = DiffusionPath.of(model)
-        loss = validation_loss(model, self.held_out, path=path, draws=self.settings.draws, seed=self.seed)
+        placed, test = model.to(best_device()), self.splits.test.subset(self.deployed)
+        loss = validation_loss(placed, test, path=path, draws=self.settings.draws, seed=self.seed)
         return {"parameters": parameters, "loss": loss}
 
     def _prefix_parameters(self, model: Decomposable, share: float) -> int:
@@ -261,9 +315,12 @@ class _Cells:
             own -= dropped * (layer.in_features + layer.part_features + 1)
         return own + len(self.deployed) * sum(table.rows.shape[1] for table in model.bank.tables.values())
 
-    def _config(self, learning_rate: float, shares: tuple[float, ...]) -> TrainConfig:
+    def train(
+        self, model: nn.Module, data: Dataset, run: str, learning_rate: float, shares: tuple[float, ...] = ()
+    ) -> float:
+        """Trains, or takes over what is trained; seconds spent in steps."""
         settings = self.settings
-        return TrainConfig(
+        config = TrainConfig(
             steps=settings.steps,
             batch_size=settings.batch_size,
             learning_rate=learning_rate,
@@ -271,37 +328,25 @@ class _Cells:
             schedule="cosine",
             ema_decay=settings.ema_decay,
             elastic_shares=shares,
+            mixed_precision=settings.mixed_precision,
             seed=self.seed,
-            checkpoint_every=250,
+            checkpoint_every=max(1, settings.steps // 10),
             checkpoints_total_limit=1,
         )
+        return train_cell(model, data, config, self.folder / "runs" / run, self.show(run)).seconds
 
-    def _new_dense(self, width: int, classes: Sequence[str]) -> DiT:
-        settings = self.settings
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            dense: DiT = DiT(
-                input_size=settings.image_size,
-                patch_size=settings.patch_size,
-                in_channels=1,
-                hidden_size=width,
-                depth=settings.depth,
-                num_heads=settings.heads,
-                num_classes=len(classes),
-                class_names=list(classes),
-                learn_sigma=False,
-                time_frequencies="diffusers",
-                prediction="v",
-            )
-        return dense
+    @cached_property
+    def splits(self) -> Splits:
+        """The base classes' images."""
+        return self.source.splits(self.base)
 
 
-class _Prefix(torch.nn.Module):
+class _Prefix(nn.Module):
     """A decomposable model with a share of its learngene, for some of its classes: `ids` are theirs in the model."""
 
     def __init__(self, model: Decomposable, share: float, ids: torch.Tensor) -> None:
         super().__init__()
-        self.model, self.share, self.ids = model, share, ids
+        self.model, self.share, self.ids = model, share, nn.Buffer(ids, persistent=False)
 
     @property
     def config(self) -> Any:

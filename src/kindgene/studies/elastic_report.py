@@ -1,4 +1,4 @@
-"""The elastic study's results, over seeds: one picture, one table, plain data."""
+"""The elastic study's report, over seeds: one picture, one table, and what the figures say."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from kindgene.evaluation.plots import png
-from kindgene.files import write_bytes, write_json
+from kindgene.studies.elastic import CURVES
+from kindgene.studies.page import Picture, Report, Table, write_report
+from kindgene.studies.spread import against, spread, told
 
+PLAIN, ELASTIC, SVD, ANEW = "plain-planned", "elastic-planned", "svd-planned", "small-dense"
+HALF = 0.5
+"""The share of the whole model's parameters at which ways are compared."""
 STYLES = (
     ("#1f5fa8", "o", "-"),
     ("#2d8a57", "o", "-"),
@@ -23,46 +28,95 @@ STYLES = (
 )
 
 
-def write_elastic(folder: Path, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Writes elastic.json, elastic.png and elastic.md into `folder`; returns what the JSON holds.
-
-    `results` are those of `run_elastic`, one a seed, of one scale.
-    """
+def write_elastic(folder: Path, results: Sequence[Mapping[str, Any]]) -> Report:
+    """Writes the report of `Elastic` results, one a seed, into `folder`."""
     summary = summarise(results)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(folder / "elastic.png", png(elastic_figure(summary)))
-    write_bytes(folder / "elastic.md", elastic_table(summary).encode())
-    write_json(folder / "elastic.json", {**summary, "runs": list(results)})
-    return summary
+    report = elastic_report(summary)
+    write_report(folder, summary, results, report)
+    return report
 
 
 def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean and spread over seeds of every curve's points (parameters differ by a component at most)."""
+    """Every curve's points over seeds: mean parameters (they differ by a component at most), losses."""
     curves = {}
-    for name in results[0]["curves"]:
+    for name in CURVES:
         points = zip(*(result["curves"][name] for result in results), strict=True)
-        curves[name] = [_point(list(point)) for point in points]
+        curves[name] = [_over_seeds(list(point)) for point in points]
     return {
         "study": "elastic",
         "scale": results[0]["scale"],
         "seeds": [result["seed"] for result in results],
-        "measure": results[0]["measure"],
+        "settings": results[0]["settings"],
         "curves": curves,
     }
+
+
+def _over_seeds(points: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    return {
+        "parameters": round(statistics.mean(point["parameters"] for point in points)),
+        "loss": spread([point["loss"] for point in points]),
+    }
+
+
+def elastic_report(summary: Mapping[str, Any]) -> Report:
+    """The report of a summary."""
+    settings = summary["settings"]
+    about = (
+        f"{settings['base_classes']} glyph classes of {settings['per_class']} images ({settings['image_size']}x"
+        f"{settings['image_size']} pixels), models for {settings['deployed_classes']} of them; width "
+        f"{settings['width']}, {settings['depth']} blocks, N_G {settings['learngene_rank']}, N_T "
+        f"{settings['tailor_rank']}; {settings['steps']:,} steps of {settings['batch_size']} images, one learning rate "
+        "a kind of model. Loss: mean squared error of v at fixed noise, on test images of the deployed classes. "
+        "Planned: components are dropped by what they were measured to be worth on training images. Small dense "
+        "models are trained anew, for as long, on the deployed classes alone.",
+    )
+    picture = Picture(
+        "elastic", "Loss against parameters; bars: least to most of the seeds.", png(elastic_figure(summary))
+    )
+    return Report("One pool, every budget", about, verdict(summary), [_table(summary)], [picture])
+
+
+def verdict(summary: Mapping[str, Any]) -> list[str]:
+    """What half of the parameters costs, in which way; and what elastic training costs the whole model."""
+    curves, seeds = summary["curves"], len(summary["seeds"])
+    whole = curves[PLAIN][0]
+    half = HALF * whole["parameters"]
+    plain = _nearest(curves[PLAIN], half)
+    sentences = [
+        f"The plain pool at {plain['parameters']:,} of {_size(whole)}: {_than(plain, whole, seeds)} against whole."
+    ]
+    for name in (ELASTIC, SVD, ANEW):
+        other = _nearest(curves[name], half)
+        sentences.append(f"It against {CURVES[name]}, at {_size(other)}: {_than(plain, other, seeds)}.")
+    sentences.append(f"Elastic training, whole, against plain: {_than(curves[ELASTIC][0], whole, seeds)}.")
+    return sentences
+
+
+def _nearest(points: Sequence[Mapping[str, Any]], parameters: float) -> Mapping[str, Any]:
+    return min(points, key=lambda point: abs(point["parameters"] - parameters))
+
+
+def _than(one: Mapping[str, Any], other: Mapping[str, Any], seeds: int) -> str:
+    return f"loss {against(one['loss'], other['loss'], seeds)}"
+
+
+def _size(point: Mapping[str, Any]) -> str:
+    return f"{point['parameters']:,} parameters"
 
 
 def elastic_figure(summary: Mapping[str, Any]) -> Figure:
     """Loss against parameters, a line a way of making small models; bars from the least to the most of the seeds."""
     figure = Figure(figsize=(8.2, 4.8), layout="constrained")
     axes = figure.add_subplot()
-    whole = summary["curves"]["plain pool, planned"][0]["loss"]
+    whole = summary["curves"][PLAIN][0]["loss"]["mean"]
     for (name, points), (colour, marker, line) in zip(summary["curves"].items(), STYLES, strict=True):
-        x, y = [point["parameters"] for point in points], [point["loss"] for point in points]
-        bars = [[p["loss"] - p["least"] for p in points], [p["most"] - p["loss"] for p in points]]
-        axes.errorbar(x, y, bars, color=colour, marker=marker, ls=line, ms=4, lw=1.3, capsize=2, label=name)
+        losses = [point["loss"] for point in points]
+        x, y = [point["parameters"] for point in points], [loss["mean"] for loss in losses]
+        bars = [[loss["mean"] - loss["least"] for loss in losses], [loss["most"] - loss["mean"] for loss in losses]]
+        axes.errorbar(x, y, bars, color=colour, marker=marker, ls=line, ms=4, lw=1.3, capsize=2, label=CURVES[name])
     axes.axhline(1.1 * whole, color="#999999", lw=0.8, ls=":")
     axes.text(0.01, 1.1 * whole, " 10 % worse than the whole plain pool", fontsize=7, va="bottom", color="#777777")
-    axes.set(xlabel="parameters", ylabel="validation loss", ylim=(0.92 * whole, 2.2 * whole))
+    axes.set(xlabel="parameters", ylabel="test loss", ylim=(0.92 * whole, 2.2 * whole))
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1e6:g}M")
     axes.legend(frameon=False, fontsize=8)
@@ -70,25 +124,12 @@ def elastic_figure(summary: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def elastic_table(summary: Mapping[str, Any]) -> str:
-    """Every point as a Markdown table: parameters, loss, and how much worse than the whole plain pool."""
-    whole = summary["curves"]["plain pool, planned"][0]["loss"]
-    lines = ["| way | parameters | validation loss | against the whole plain pool |", "|---|---|---|---|"]
+def _table(summary: Mapping[str, Any]) -> Table:
+    """Every point: parameters, loss, and how much worse than the whole plain pool."""
+    whole = summary["curves"][PLAIN][0]["loss"]["mean"]
+    rows = []
     for name, points in summary["curves"].items():
         for place, point in enumerate(points):
-            spread = f" ({point['least']:.4f} to {point['most']:.4f})" if len(summary["seeds"]) > 1 else ""
-            change = f"{100 * (point['loss'] / whole - 1):+.1f} %"
-            lines.append(
-                f"| {name if not place else ''} | {point['parameters']:,.0f} | {point['loss']:.4f}{spread} | {change} |"
-            )
-    return "\n".join(lines) + "\n"
-
-
-def _point(points: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    losses = [point["loss"] for point in points]
-    return {
-        "parameters": round(statistics.mean(point["parameters"] for point in points)),
-        "loss": statistics.mean(losses),
-        "least": min(losses),
-        "most": max(losses),
-    }
+            change = f"{100 * (point['loss']['mean'] / whole - 1):+.1f} %"
+            rows.append(["" if place else CURVES[name], f"{point['parameters']:,}", told(point["loss"]), change])
+    return Table("", ["way", "parameters", "test loss", "against the whole plain pool"], rows)

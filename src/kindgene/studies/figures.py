@@ -27,7 +27,8 @@ def image_grid(
 ) -> str:
     """A grid of images [rows * columns, C, H, W] in [-1, 1], row by row; C is 1 or 3."""
     cell = 0.62
-    left, top = (0.9 if row_labels else 0.05), (0.35 if column_labels else 0.05)
+    left = 0.25 + 0.085 * max(map(len, row_labels)) if row_labels else 0.05
+    left, top = max(left, 0.9) if row_labels else left, (0.35 if column_labels else 0.05)
     figure = Figure(figsize=(left + columns * cell, top + rows * cell))
     width, height = figure.get_size_inches()
     pixels = ((images.clamp(-1, 1) + 1) / 2).permute(0, 2, 3, 1)

@@ -1,4 +1,4 @@
-"""The models of the studies on glyphs at their first step: a dense DiT of given sizes, and one made decomposable."""
+"""The models of the studies at their first step: a dense DiT of given sizes, and one made decomposable."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from kindgene.core.config import KindConfig
 from kindgene.core.convert import make_decomposable
 from kindgene.core.decomposable import Decomposable
 from kindgene.models.dit import DiT
+from kindgene.studies.latents import backbone_choices
 
 
 class Sizes(Protocol):
@@ -33,21 +34,19 @@ class Sizes(Protocol):
 
 
 def new_dense(names: Sequence[str], sizes: Sizes, seed: int) -> DiT:
-    """A dense DiT of grey images and v prediction for these classes, its weights drawn by the seed."""
+    """A dense DiT for these classes, its weights drawn by the seed; of grey images, unless the sizes are `Latents`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         dense: DiT = DiT(
             input_size=sizes.image_size,
             patch_size=sizes.patch_size,
-            in_channels=1,
             hidden_size=sizes.width,
             depth=sizes.depth,
             num_heads=sizes.heads,
             num_classes=len(names),
             class_names=list(names),
-            learn_sigma=False,
-            prediction="v",
             time_frequencies="diffusers",
+            **backbone_choices(sizes),
         )
     return dense
 

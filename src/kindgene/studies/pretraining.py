@@ -2,49 +2,47 @@
 
 Glyphs. Beside the decomposable model and its dense twin: a plain low-rank model of rank N_G + N_T without classes (is
 it the classes, or just thin matrices?) and a dense model of as many stored parameters (is it just more numbers?). Each
-at the learning rate of a grid of three that is best on validation images; figures are of test images. Every training
-and its figures are a cell, kept in a file.
+at the learning rate of a grid of three that is best on validation images of seed 0; figures are of test images.
+
+The models are pre-trained once: the deploy, novel, shift and ablate studies begin with these.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from kindgene.core.decomposable import Decomposable
-from kindgene.data.arrays import ArrayDataset
-from kindgene.data.glyphs import load_glyphs
-from kindgene.data.superclasses import superclasses
-from kindgene.diffusion.sampler import sample
-from kindgene.evaluation.classifier import recognised, train_classifier
 from kindgene.evaluation.cost import measure_cost
-from kindgene.evaluation.denoising import validation_loss
 from kindgene.files import StrPath
 from kindgene.models.dit import DiT
-from kindgene.progress import NoProgress, Progress
-from kindgene.studies.cell import train_cell
+from kindgene.studies.cell import best_device, train_curve
+from kindgene.studies.cells import Cells, ShowProgress
 from kindgene.studies.glyph_models import new_decomposable, new_dense
-from kindgene.studies.kept import kept
+from kindgene.studies.latents import Latents, backbone_choices, preset_sizes, train_choices
+from kindgene.studies.measure import Eyes, Look, best_rate
+from kindgene.studies.source import Glyphs, Source, Splits
 from kindgene.training.config import TrainConfig
+from kindgene.training.estimate import estimate
 from kindgene.transfer.pretraining import dense_control, low_rank_control
-
-ShowProgress = Callable[[str], Progress]
 
 MODELS: Mapping[str, str] = MappingProxyType(
     {
         "decomposable": "KIND",
         "dense": "the dense twin",
-        "low rank": "rank N_G + N_T without classes",
-        "dense, equal storage": "a dense DiT of as many stored parameters as KIND",
+        "low-rank": "rank N_G + N_T without classes",
+        "dense-equal": "a dense DiT of as many stored parameters as KIND",
     }
 )
+FINAL = "final"
+REAL = "real"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +67,37 @@ class PretrainSettings:
     ema_decay: float = 0.995
     milestones: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 1.0)
     draws: int = 8
-    guidance: float = 1.5
+    guidances: tuple[float, ...] = (1.0, 1.5)
+    mixed_precision: Literal["no", "bf16"] = "no"
+    quick: bool = False
 
+    @property
+    def look(self) -> Look:
+        return Look(
+            samples=self.samples, sampling_steps=self.sampling_steps, guidances=self.guidances, draws=self.draws
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentPretrainSettings(Latents, PretrainSettings):
+    """Of models of latents."""
+
+
+_IMAGENET = LatentPretrainSettings(
+    classes=150,
+    per_class=0,
+    held_out=0,
+    samples=334,
+    sampling_steps=50,
+    **preset_sizes("DiT-B/4"),
+    learngene_rank=168,
+    tailor_rank=4,
+    steps=400_000,
+    batch_size=256,
+    rates=(1e-4,),
+    ema_decay=0.9999,
+    mixed_precision="bf16",
+)
 
 SCALES: Mapping[str, PretrainSettings] = MappingProxyType(
     {
@@ -82,14 +109,15 @@ SCALES: Mapping[str, PretrainSettings] = MappingProxyType(
             sampling_steps=2,
             patch_size=4,
             width=16,
-            depth=1,
+            depth=2,
             heads=2,
             learngene_rank=4,
             tailor_rank=1,
-            steps=2,
+            steps=3,  # after two, a dense model's adaLN has rows of zeros, which DoRA divides by
             batch_size=4,
             milestones=(0.5, 1.0),
             draws=1,
+            quick=True,
         ),
         "mini": PretrainSettings(
             classes=24,
@@ -101,16 +129,16 @@ SCALES: Mapping[str, PretrainSettings] = MappingProxyType(
             width=96,
             depth=4,
             heads=4,
-            learngene_rank=24,
+            learngene_rank=36,
             tailor_rank=3,
-            steps=1500,
+            steps=1600,
             batch_size=64,
         ),
         "full": PretrainSettings(
             classes=150,
             per_class=200,
             held_out=50,
-            samples=16,
+            samples=32,
             sampling_steps=50,
             image_size=32,
             patch_size=4,
@@ -119,11 +147,14 @@ SCALES: Mapping[str, PretrainSettings] = MappingProxyType(
             heads=6,
             learngene_rank=96,
             tailor_rank=4,
-            steps=20_000,
+            steps=2_000,
             batch_size=256,
-            rates=(2e-4, 5e-4, 1e-3),
-            ema_decay=0.999,
+            rates=(3e-4, 6e-4, 1.2e-3),
+            ema_decay=0.998,
+            mixed_precision="bf16",
         ),
+        "imagenet": _IMAGENET,
+        "imagenet-l4": replace(_IMAGENET, **preset_sizes("DiT-L/4"), learngene_rank=224, tailor_rank=5),
     }
 )
 
@@ -135,117 +166,157 @@ def pretrain_settings(scale: str) -> PretrainSettings:
     return SCALES[scale]
 
 
-def run_pretrain(
-    out: str | Path,
-    *,
-    seed: int = 0,
-    scale: str = "mini",
-    progress: ShowProgress | None = None,
-    cache: StrPath | None = None,
-) -> dict[str, Any]:
-    """Trains every model at every rate under `out`; ``models``: name -> figures at its best rate. Plain data."""
-    settings = pretrain_settings(scale)
-    cells = _Cells(Path(out) / f"{scale}-seed{seed}", settings, seed, progress or (lambda cell: NoProgress()), cache)
-    return {
-        "study": "pretrain",
-        "scale": scale,
-        "seed": seed,
-        "settings": _plain(settings),
-        "classes": list(cells.names),
-        "classifier_accuracy": cells.classifier.accuracy,
-        "models": {name: cells.best(name) for name in MODELS},
-    }
+class Pretraining(Cells):
+    """The trainings: ``MODEL/RATE`` for seed 0, and for every seed ``MODEL/final`` at the best of those rates."""
 
-
-class _Cells:
-    """The study's data, trainings and measurements."""
+    study = "pretrain"
 
     def __init__(
-        self, out: Path, settings: PretrainSettings, seed: int, show: ShowProgress, cache: StrPath | None
+        self,
+        folder: StrPath,
+        *,
+        scale: str = "mini",
+        seed: int = 0,
+        show: ShowProgress | None = None,
+        cache: StrPath | None = None,
+        source: Source | None = None,
     ) -> None:
-        self.out, self.settings, self.seed, self.show = out, settings, seed, show
-        self.names = tuple(group.name for group in superclasses() if group.group == "base")[: settings.classes]
+        self.settings = pretrain_settings(scale)
+        super().__init__(folder, self.settings, scale, seed, show, cache)
+        sizes = self.settings.image_size, self.settings.per_class, self.settings.held_out
+        self.source: Source = source or Glyphs(*sizes, quick=self.settings.quick, cache=cache)
+        self.told |= self.source.told()
+        self.classes = self.source.base[: self.settings.classes]
 
-        def glyphs(split: Any, count: int) -> ArrayDataset:
-            return load_glyphs(split, self.names, settings.image_size, per_class=count, cache=cache)
+    def names(self) -> tuple[str, ...]:
+        grid = [f"{name}/{rate:g}" for name in MODELS for rate in self.settings.rates if self.seed == 0]
+        return (REAL, *grid, *(f"{name}/{FINAL}" for name in MODELS))
 
-        self.train = glyphs("train", settings.per_class)
-        self.validation, self.test = glyphs("validation", settings.held_out), glyphs("test", settings.held_out)
-        self.classifier = train_classifier(self.train, self.test, seed=0)
+    def compute(self, name: str) -> dict[str, Any]:
+        if name == REAL:
+            return {**self.eyes.real(self.picture(REAL)), "extractor": self.source.eyes.to_dict()}
+        kind, _, rate = name.partition("/")
+        if rate != FINAL:
+            return self.train(self.new(kind), name, float(rate))
+        model = self.new(kind)
+        cost = measure_cost(model)
+        costs = {"parameters": cost.parameters, "macs": cost.macs, "one_class": one_class(model)}
+        trained = self.trained(kind, model)
+        if not trained["validation"]:
+            raise ValueError(f"{kind} diverged with seed {self.seed} at {self.rate(kind):g}, the best rate of seed 0")
+        self.forget(kind)
+        return {**trained, **costs, **self.eyes.figures(model, self.picture(name))}
 
-    def best(self, name: str) -> dict[str, Any]:
-        """The figures of a model at the rate with the least validation loss."""
-        runs = [self.cell(name, rate) for rate in self.settings.rates]
-        defined = [run for run in runs if run["test"] is not None]
-        if not defined:
-            raise ValueError(f"{name} diverged at every learning rate: {', '.join(map(str, self.settings.rates))}")
-        chosen = min(defined, key=lambda run: run["validation"][-1])
-        return {**chosen, "rates": {str(run["rate"]): run["validation"] for run in runs}}
+    def forget(self, kind: str) -> None:
+        """Removes the checkpoints of all rates but the best: they are large."""
+        for rate in self.settings.rates:
+            if rate != self.rate(kind):
+                shutil.rmtree(self.folder / "runs" / kind / f"{rate:g}", ignore_errors=True)
 
-    def cell(self, name: str, rate: float) -> dict[str, Any]:
-        """One model at one rate: validation loss on the way, test loss, what of its samples is recognised, costs."""
-        settings = self.settings
-        key = f"{name}/{rate:g}".replace(" ", "-").replace(",", "")
+    def result(self) -> dict[str, Any]:
+        return {
+            "study": self.study,
+            "scale": self.scale,
+            "seed": self.seed,
+            "settings": self.told,
+            "classes": list(self.classes),
+            "real": self.get(REAL),
+            "models": {name: {**self.get(f"{name}/{FINAL}"), "rates": self.grid(name)} for name in MODELS},
+            "pictures": {name: str(self.picture(name)) for name in (REAL, *(f"{one}/{FINAL}" for one in MODELS))},
+        }
 
-        def compute() -> dict[str, Any]:
-            model = self.model(name)
-            cost = measure_cost(model)
-            config = TrainConfig(
-                steps=settings.steps,
-                batch_size=settings.batch_size,
-                learning_rate=rate,
-                warmup_steps=min(50, settings.steps // 3),
-                ema_decay=settings.ema_decay,
-                seed=self.seed,
-            )
-            facts = {"rate": rate, "parameters": cost.parameters, "macs": cost.macs, "one_class": one_class(model)}
-            validation: list[float] = []
-            try:
-                for share in settings.milestones:
-                    part = replace(config, steps=max(1, round(share * config.steps)))
-                    result = train_cell(model, self.train, part, self.out / key, self.show(key))
-                    validation.append(self.loss(model, self.validation))
-            except FloatingPointError:  # it diverged at this rate: there is no test loss
-                return {**facts, "validation": [], "test": None, "recognised": None, "seconds": None}
-            return {
-                **facts,
-                "validation": validation,
-                "test": self.loss(model, self.test),
-                "recognised": {str(weight): self.recognised(model, weight) for weight in (1.0, settings.guidance)},
-                "seconds": result.seconds,
-            }
+    def outlook(self) -> dict[str, Any]:
+        """Cells; what each model is; what training the decomposable one takes on this machine."""
+        settings, models = self.settings, {}
+        for kind in MODELS:
+            cost = measure_cost(self.new(kind))
+            models[kind] = {"parameters": cost.parameters, "macs": cost.macs}
+        model = self.new("decomposable").to(best_device())
+        shape = backbone_choices(settings)["in_channels"], settings.image_size, settings.image_size
+        return {
+            **super().outlook(),
+            "models": models,
+            "estimate": estimate(model, shape, self.config(settings.rates[0]), macs=models["decomposable"]["macs"]),
+        }
 
-        return kept(self.out / "cells" / f"{key}.json", _plain(settings), compute)
+    def grid(self, kind: str) -> dict[str, list[float]]:
+        """Rate -> validation losses on the way, of seed 0; [] where it diverged."""
+        first = self.of_seed(0)
+        return {f"{rate:g}": first.get(f"{kind}/{rate:g}")["validation"] for rate in self.settings.rates}
 
-    def loss(self, model: nn.Module, data: ArrayDataset) -> float:
-        return validation_loss(model, data, draws=self.settings.draws, seed=self.seed)
+    def rate(self, kind: str) -> float:
+        """The best learning rate, chosen with seed 0."""
+        return best_rate([(float(rate), {"validation": losses}) for rate, losses in self.grid(kind).items()])
 
-    def recognised(self, model: nn.Module, guidance: float) -> float:
-        """Share of samples that the classifier takes for the class asked for."""
-        asked = [name for name in self.names for _ in range(self.settings.samples)]
-        images = sample(
+    def trained(self, kind: str, model: nn.Module) -> dict[str, Any]:
+        """Brings a new model of this kind to the end of its training at the best rate; loss on the way, seconds."""
+        return self.train(model, f"{kind}/{self.rate(kind):g}", self.rate(kind))
+
+    def train(self, model: nn.Module, run: str, rate: float) -> dict[str, Any]:
+        """Trains, or takes over what is trained; validation loss at the milestones, [] where it diverged."""
+        run_folder, splits = self.folder / "runs" / run, self.splits
+        curve = train_curve(
             model,
-            asked,
-            guidance=guidance,
-            steps=self.settings.sampling_steps,
-            clip=1.0,
-            generator=torch.Generator().manual_seed(self.seed),
+            splits.train,
+            self.config(rate),
+            self.settings.milestones,
+            lambda trained: self.eyes.loss(trained, splits.validation),
+            run_folder,
+            self.show(run),
         )
-        return recognised(self.classifier, images, asked).share
+        return {"rate": rate, "validation": curve.validation, "seconds": curve.seconds}
 
-    def model(self, name: str) -> DiT | Decomposable:
-        """A model at its first step."""
+    def config(self, rate: float) -> TrainConfig:
+        """How every model is trained."""
         settings = self.settings
-        if name == "decomposable":
-            return new_decomposable(self.names, settings, self.seed)
+        return TrainConfig(
+            steps=settings.steps,
+            batch_size=settings.batch_size,
+            learning_rate=rate,
+            warmup_steps=min(50, settings.steps // 3),
+            ema_decay=settings.ema_decay,
+            checkpoints_total_limit=1,
+            mixed_precision=settings.mixed_precision,
+            seed=self.seed,
+            **train_choices(settings),
+        )
+
+    def model(self, kind: str) -> DiT | Decomposable:
+        """A trained model of this kind; what is missing is computed first."""
+        self.get(f"{kind}/{FINAL}")
+        model = self.new(kind)
+        self.trained(kind, model)
+        return model
+
+    def new(self, kind: str) -> DiT | Decomposable:
+        """A model of this kind at its first step."""
+        settings = self.settings
+        if kind == "decomposable":
+            return new_decomposable(self.classes, settings, self.seed)
         generator = torch.Generator().manual_seed(self.seed)
-        dense = new_dense(self.names, settings, self.seed)
-        if name == "dense":
+        dense = new_dense(self.classes, settings, self.seed)
+        if kind == "dense":
             return dense
-        if name == "low rank":
+        if kind == "low-rank":
             return low_rank_control(dense, settings.learngene_rank + settings.tailor_rank, generator=generator)
-        stored = sum(value.numel() for value in self.model("decomposable").parameters())
+        stored = sum(value.numel() for value in self.new("decomposable").parameters())
         return dense_control(dense, stored, generator=generator)
+
+    def of_seed(self, seed: int) -> Pretraining:
+        """The same study with another seed."""
+        if seed == self.seed:
+            return self
+        return Pretraining(self.root, scale=self.scale, seed=seed, show=self.show, cache=self.cache, source=self.source)
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The base classes' images."""
+        return self.source.splits(self.classes)
+
+    @cached_property
+    def eyes(self) -> Eyes:
+        judge = self.source.judge(self.splits)
+        return Eyes(self.splits, self.source.eyes, judge, self.settings.look, self.seed)
 
 
 def one_class(model: nn.Module) -> int:
@@ -255,9 +326,3 @@ def one_class(model: nn.Module) -> int:
         return whole
     tables = model.bank.tables.values()
     return whole - sum((table.count - 1) * table.rows.shape[1] for table in tables)
-
-
-def _plain(settings: PretrainSettings) -> dict[str, Any]:
-    """The settings as JSON gives them back."""
-    found: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
-    return found

@@ -1,9 +1,7 @@
-"""The pretrain study's results, over seeds: a table, curves, what the figures say, one page."""
+"""The pretrain study's report, over seeds: a table, curves, samples, and what the figures say."""
 
 from __future__ import annotations
 
-import html
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,124 +9,110 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from kindgene.evaluation.plots import png
-from kindgene.files import write_bytes, write_json
-from kindgene.studies.figures import as_uri
+from kindgene.studies.page import Picture, Report, Table, write_report
 from kindgene.studies.pretraining import MODELS
+from kindgene.studies.samples import samples_picture
+from kindgene.studies.spread import against, at_edge, spread, spreads, told
+from kindgene.studies.wording import of_data, of_features, of_judge, of_loss, share
 
-_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>pretrain study</title>
-<style>body{{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}}
-table{{border-collapse:collapse;margin:1rem 0;font-size:14px}}td,th{{border-bottom:1px solid #ddd;padding:.2rem .6rem;
-text-align:right}}td:first-child,th:first-child{{text-align:left}}img{{max-width:100%}}</style>
-<h1>Pre-training: decomposable against dense</h1>{body}</html>
-"""
 _COLOURS = ("#1f5fa8", "#444444", "#2d8a57", "#d9662b")
 
 
-def write_pretrain(folder: Path, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Writes pretrain.json, .md, .png and .html into `folder`; returns what the JSON holds. `results`: one a seed."""
+def write_pretrain(folder: Path, results: Sequence[Mapping[str, Any]]) -> Report:
+    """Writes the report of `Pretraining` results, one a seed, into `folder`."""
     summary = summarise(results)
-    folder.mkdir(parents=True, exist_ok=True)
-    figure = pretrain_figure(summary)
-    write_bytes(folder / "pretrain.md", pretrain_table(summary).encode())
-    write_bytes(folder / "pretrain.png", png(figure))
-    write_bytes(folder / "pretrain.html", _page(summary, as_uri(figure)).encode())
-    write_json(folder / "pretrain.json", {**summary, "runs": list(results)})
-    return summary
+    report = pretrain_report(summary, results[0]["pictures"])
+    write_report(folder, summary, results, report)
+    return report
 
 
 def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean, least and most over seeds of test loss and recognised shares; costs are the same in all seeds."""
+    """Mean, least and most over seeds; costs are the same in all seeds. A model that diverged is left out."""
     models = {}
     for name in MODELS:
         runs = [result["models"][name] for result in results]
-        curves = zip(*(run["validation"] for run in runs), strict=True)
         models[name] = {
-            **{key: runs[0][key] for key in ("parameters", "macs", "one_class")},
-            "rates": [run["rate"] for run in runs],
-            "test": _spread([run["test"] for run in runs]),
-            "recognised": {
-                guidance: _spread([run["recognised"][guidance] for run in runs]) for guidance in runs[0]["recognised"]
-            },
-            "validation": [statistics.mean(point) for point in curves],
+            **{key: runs[0][key] for key in ("parameters", "macs", "one_class", "rate", "rates")},
+            "test": spread([run["test"] for run in runs]),
+            "recognised": spreads([run["recognised"] for run in runs]),
+            "fd": spreads([run["fd"] for run in runs]),
+            "validation": [spread(point) for point in zip(*(run["validation"] for run in runs), strict=True)],
+            "seconds": [run["seconds"] for run in runs],
         }
     return {
         "study": "pretrain",
         "scale": results[0]["scale"],
         "seeds": [result["seed"] for result in results],
         "settings": results[0]["settings"],
-        "classifier_accuracy": statistics.mean(result["classifier_accuracy"] for result in results),
+        "real": results[0]["real"],
         "models": models,
     }
 
 
+def pretrain_report(summary: Mapping[str, Any], pictures: Mapping[str, str]) -> Report:
+    """The report of a summary; `pictures`: where the cells' strips lie."""
+    settings = summary["settings"]
+    about = (
+        f"{of_data(settings, settings['classes'])}; width {settings['width']}, {settings['depth']} blocks, N_G "
+        f"{settings['learngene_rank']}, N_T {settings['tailor_rank']}; {settings['steps']:,} steps of "
+        f"{settings['batch_size']} images for every model, each at the best of {len(settings['rates'])} learning rates "
+        "(chosen on validation images with seed 0). Loss: mean squared error of "
+        f"{of_loss(settings)} at fixed noise, on test images. Recognised: the share of samples that "
+        f"{of_judge(settings)} takes for the class asked for; of real images it recognises "
+        f"{share(summary['real']['recognised'])}. FD: Frechet distance of {of_features(settings)}'s features from the "
+        f"training images (real test images: {summary['real']['fd']:.2f}); it compares within this table alone.",
+    )
+    samples = samples_picture(
+        {"real": pictures["real"], **{name: pictures[f"{name}/final"] for name in MODELS}},
+        f"Two samples of each of eight classes, guidance {settings['guidances'][-1]}, the same noise for all models.",
+    )
+    curves = Picture("curves", "Validation loss on the way; bars: least to most of the seeds.", png(_curves(summary)))
+    return Report(
+        "Pre-training: decomposable against dense", about, verdict(summary), [_table(summary)], [curves, samples]
+    )
+
+
 def verdict(summary: Mapping[str, Any]) -> list[str]:
-    """What the figures say; a sentence for each of the three it is compared with."""
-    kind = summary["models"]["decomposable"]["test"]
+    """How KIND stands to each of the three others: loss, and distance of unguided samples."""
+    kind, seeds = summary["models"]["decomposable"], len(summary["seeds"])
+    first = next(iter(kind["fd"]))
     sentences = []
     for name, text in list(MODELS.items())[1:]:
-        other = summary["models"][name]["test"]
-        change = f"{100 * (kind['mean'] / other['mean'] - 1):+.1f} %"
-        apart = kind["most"] < other["least"] or kind["least"] > other["most"]
-        sure = "" if len(summary["seeds"]) == 1 else (", in every seed" if apart else ", within the spread of seeds")
-        sentences.append(f"Test loss of KIND against {text}: {change} ({kind['mean']:.4f}, {other['mean']:.4f}){sure}.")
+        other = summary["models"][name]
+        sentences.append(
+            f"KIND against {text}: test loss {against(kind['test'], other['test'], seeds)}; FD without guidance "
+            f"{against(kind['fd'][first], other['fd'][first], seeds)}."
+        )
     return sentences
 
 
-def pretrain_figure(summary: Mapping[str, Any]) -> Figure:
-    """Validation loss against steps, a line a model."""
+def _curves(summary: Mapping[str, Any]) -> Figure:
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
     steps = [share * summary["settings"]["steps"] for share in summary["settings"]["milestones"]]
     for (name, found), colour in zip(summary["models"].items(), _COLOURS, strict=True):
-        axes.plot(steps, found["validation"], color=colour, marker="o", ms=4, lw=1.5, label=name)
+        means = [point["mean"] for point in found["validation"]]
+        below = [point["mean"] - point["least"] for point in found["validation"]]
+        above = [point["most"] - point["mean"] for point in found["validation"]]
+        axes.errorbar(
+            steps, means, [below, above], color=colour, marker="o", ms=4, lw=1.5, capsize=2, label=MODELS[name]
+        )
     axes.set(xlabel="steps", ylabel="validation loss", yscale="log")
     axes.legend(frameon=False, fontsize=8)
     axes.grid(alpha=0.25, which="both")
     return figure
 
 
-def pretrain_table(summary: Mapping[str, Any]) -> str:
-    """What the figures say, and all of them, as Markdown."""
-    head, rows = _table(summary)
-    lines = [f"- {sentence}" for sentence in verdict(summary)]
-    lines += ["", f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(f"| {' | '.join(row)} |" for row in rows)]
-    return "\n".join(lines) + "\n"
-
-
-def _table(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    shares = list(summary["models"]["decomposable"]["recognised"])
+def _table(summary: Mapping[str, Any]) -> Table:
+    guidances = list(summary["models"]["decomposable"]["fd"])
     head = ["model", "stored", "for one class", "multiply-adds", "rate", "test loss"]
-    head += [f"recognised, guidance {guidance}" for guidance in shares]
+    head += [f"{what}, guidance {guidance}" for guidance in guidances for what in ("recognised", "FD")]
     rows = []
     for name, found in summary["models"].items():
-        rates = ", ".join(f"{rate:g}" for rate in sorted(set(found["rates"])))
-        costs = [f"{found[key]:,}" for key in ("parameters", "one_class", "macs")]
-        test = _shown(found["test"], "{:.4f}")
-        rows.append([name, *costs, rates, test, *(_shown(found["recognised"][share], "{:.2f}") for share in shares)])
-    return head, rows
-
-
-def _page(summary: Mapping[str, Any], picture: str) -> str:
-    """Everything on one self-contained page."""
-    head, rows = _table(summary)
-    seeds = ", ".join(map(str, summary["seeds"]))
-    body = [
-        f"<p>Glyphs, {summary['settings']['classes']} classes, {summary['settings']['steps']} steps, scale "
-        f"{summary['scale']}, seeds {seeds}; each model at the best of {len(summary['settings']['rates'])} learning "
-        "rates.</p><ul>",
-        *(f"<li>{html.escape(sentence)}</li>" for sentence in verdict(summary)),
-        f'</ul><img alt="validation loss against steps" src="{picture}">',
-        "<table><tr>" + "".join(f"<th>{cell}</th>" for cell in head) + "</tr>",
-        *("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows),
-        "</table>",
-    ]
-    return _PAGE.format(body="\n".join(body))
-
-
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    return {"mean": statistics.mean(values), "least": min(values), "most": max(values)}
-
-
-def _shown(found: Mapping[str, float], form: str) -> str:
-    mean, least, most = (form.format(found[key]) for key in ("mean", "least", "most"))
-    return mean if least == most else f"{mean} ({least} to {most})"
+        edge = " (edge of the grid)" if at_edge(found["rate"], found["rates"]) else ""
+        row = [MODELS[name], f"{found['parameters']:,}", f"{found['one_class']:,}", f"{found['macs']:,}"]
+        row += [f"{found['rate']:g}{edge}", told(found["test"])]
+        for guidance in guidances:
+            row += [told(found["recognised"][guidance], ".1%"), told(found["fd"][guidance], ".2f")]
+        rows.append(row)
+    return Table("", head, rows)

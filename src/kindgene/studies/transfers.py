@@ -1,50 +1,45 @@
 """The novel and the shift study: what is carried over to new classes, by which method, and how well it does.
 
-On glyphs a decomposable and a dense model are pre-trained on the base classes for as many steps. Then every strategy of
-`kindgene.transfer` is trained on the same new data, with the same batches, noise and number of steps, each at the
-learning rate of a grid of three that is best on validation images; the figures are of test images. Those whose size can
-be chosen run twice: at their usual rank, and at the rank that trains as many numbers as KIND.
+What the pretrain study trained, decomposable and dense, is where every strategy of `kindgene.transfer` begins. Each is
+trained on the same new data, with the same batches, noise and number of steps, at the learning rate of a grid of three
+that is best on validation images of seed 0; the figures are of test images. Those whose size can be chosen run twice:
+at their usual rank, and at the rank that trains as many numbers as KIND.
 
 ``novel``: classes of the same kind that pre-training has not seen. ``shift``: far domains (digits, phantoms, stars,
 textures), where carrying everything over may hurt.
-
-Every training and its figures are a cell, kept in a file: interrupted, or cut into several commands, a study goes on.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache as kept
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
-from torch import nn
 
 from kindgene.core.decomposable import Decomposable
-from kindgene.data.arrays import ArrayDataset
-from kindgene.data.glyphs import Split, load_glyphs
-from kindgene.data.shifts import load_shift
-from kindgene.data.superclasses import superclasses
+from kindgene.data.dataset import Dataset
+from kindgene.data.shifts import SHIFTS
 from kindgene.diffusion.path import DiffusionPath
 from kindgene.evaluation.cost import measure_cost
-from kindgene.evaluation.denoising import noised_batches, validation_loss
+from kindgene.evaluation.denoising import noised_batches
 from kindgene.files import StrPath
 from kindgene.models.dit import DiT
-from kindgene.pool.pool import Pool
-from kindgene.progress import NoProgress, Progress
-from kindgene.studies.cell import train_cell
-from kindgene.studies.glyph_models import new_decomposable, new_dense
-from kindgene.studies.kept import kept
+from kindgene.studies.cell import train_curve
+from kindgene.studies.cells import Cells, ShowProgress
+from kindgene.studies.imagenet_source import FAR
+from kindgene.studies.latents import train_choices
+from kindgene.studies.measure import Eyes, best_rate
+from kindgene.studies.pretraining import FINAL, REAL, Pretraining
+from kindgene.studies.source import Source, Splits
 from kindgene.training.config import TrainConfig
-from kindgene.training.run import load_checkpoint_model
 from kindgene.transfer.budget import rank_for_budget
 from kindgene.transfer.strategies import STRATEGIES, Start, Transfer, make_transfer
 
-ShowProgress = Callable[[str], Progress]
-
+Study = Literal["novel", "shift"]
 EQUAL = "equal"
 """Ends the name of a strategy at the rank that trains as many numbers as KIND: ``lora-equal``."""
 RATED = ("lora", "dora", "pissa", "loha", "oft", "class_lora")
@@ -71,98 +66,84 @@ RATES: Mapping[str, tuple[float, float, float]] = MappingProxyType(
 """The three learning rates of each strategy (ours): few numbers take larger ones."""
 
 
+SHIFTED = (
+    "kind",
+    "kind_null_tailor",
+    "kind_everything",
+    "full_finetune",
+    "scratch",
+    "lora-equal",
+    "class_lora-equal",
+    "heur_lg",
+    "auto_lg",
+)
+"""Rows of the shift study: what is carried over, rather than every adapter."""
+
+
+def _all_rows() -> tuple[str, ...]:
+    return (*STRATEGIES, *(f"{name}-{EQUAL}" for name in RATED))
+
+
 @dataclass(frozen=True, kw_only=True)
 class TransferSettings:
-    """Sizes of both studies. `tasks` of `task_classes` novel classes each; `shifts`: far sets, of `shift_classes`.
+    """Sizes of both studies; models and images are those of the pretrain study.
 
-    `milestones`: shares of the transfer's steps after which validation loss is measured; the last is 1.
+    `tasks` of `task_classes` novel classes each; `shifts`: far sets, of `shift_classes`. `milestones`: shares of the
+    steps after which validation loss is measured; the last is 1. A row is a strategy, or ``NAME-equal``.
     """
 
-    base_classes: int
     tasks: int
     task_classes: int
-    shifts: tuple[str, ...]
+    shifts: tuple[str, ...] = SHIFTS
     shift_classes: int
-    per_class: int
-    held_out: int
-    image_size: int = 16
-    patch_size: int
-    width: int
-    depth: int
-    heads: int
-    learngene_rank: int
-    tailor_rank: int
-    pretraining_steps: int
     steps: int
     batch_size: int
-    learning_rate: float = 2e-3
     ema_decay: float = 0.99
     milestones: tuple[float, ...] = (0.25, 0.5, 1.0)
-    draws: int = 8
-    strategies: tuple[str, ...] = tuple(STRATEGIES)
+    rates: int = 3
+    novel_rows: tuple[str, ...] = _all_rows()
+    shift_rows: tuple[str, ...] = SHIFTED
 
+    @property
+    def rate_factor(self) -> float:
+        """What every rate of `RATES` is multiplied by."""
+        return 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LargeTransferSettings(TransferSettings):
+    """Of models of a published size, whose rates are lower."""
+
+    rate_factor: float = 0.1
+
+
+_IMAGENET = LargeTransferSettings(
+    tasks=3, task_classes=20, shifts=FAR, shift_classes=10, steps=10_000, batch_size=256, ema_decay=0.999
+)
 
 SCALES: Mapping[str, TransferSettings] = MappingProxyType(
     {
         "tiny": TransferSettings(
-            base_classes=3,
             tasks=1,
             task_classes=2,
             shifts=("stars",),
             shift_classes=2,
-            per_class=6,
-            held_out=2,
-            patch_size=4,
-            width=16,
-            depth=2,
-            heads=2,
-            learngene_rank=4,
-            tailor_rank=1,
-            pretraining_steps=3,
             steps=2,
             batch_size=4,
             milestones=(0.5, 1.0),
-            draws=1,
+            rates=1,
         ),
         "mini": TransferSettings(
-            base_classes=24,
             tasks=1,
             task_classes=8,
-            shifts=("digits", "phantoms", "stars", "textures"),
             shift_classes=4,
-            per_class=200,
-            held_out=20,
-            patch_size=4,
-            width=96,
-            depth=4,
-            heads=4,
-            learngene_rank=24,
-            tailor_rank=4,
-            pretraining_steps=3000,
-            steps=200,
+            steps=128,
             batch_size=64,
+            shift_rows=tuple(row for row in SHIFTED if row not in ("kind_null_tailor", "kind_everything")),
         ),
-        "full": TransferSettings(
-            base_classes=150,
-            tasks=3,
-            task_classes=16,
-            shifts=("digits", "phantoms", "stars", "textures"),
-            shift_classes=6,
-            per_class=200,
-            held_out=20,
-            image_size=32,
-            patch_size=4,
-            width=384,
-            depth=12,
-            heads=6,
-            learngene_rank=96,
-            tailor_rank=4,
-            pretraining_steps=20_000,
-            steps=1000,
-            batch_size=256,
-            learning_rate=5e-4,
-            ema_decay=0.995,
-        ),
+        "full": TransferSettings(tasks=1, task_classes=16, shift_classes=6, steps=200, batch_size=256),
+        "imagenet": _IMAGENET,
+        "imagenet-l4": _IMAGENET,
     }
 )
 
@@ -174,203 +155,206 @@ def transfer_settings(scale: str) -> TransferSettings:
     return SCALES[scale]
 
 
-def run_transfers(
-    out: str | Path,
-    study: str,
-    *,
-    seed: int = 0,
-    scale: str = "mini",
-    progress: ShowProgress | None = None,
-    cache: StrPath | None = None,
-) -> dict[str, Any]:
-    """Runs the cells of ``"novel"`` or ``"shift"`` under `out`; plain data.
+class Transfers(Cells):
+    """A study's trainings: ``TASK/ROW/RATE`` for seed 0, and for every seed ``TASK/ROW/final`` at the best rate.
 
-    ``tasks``: name of the data -> row (a strategy, at its usual rank or ``-equal``) -> figures at its best learning
-    rate, or the reason why it could not be; ``pretraining``: losses of both models.
+    ``TASK/real`` are figures of real images.
     """
-    settings = transfer_settings(scale)
-    cells = _Cells(Path(out) / f"{scale}-seed{seed}", settings, seed, progress or (lambda cell: NoProgress()), cache)
-    tasks = cells.novel_tasks() if study == "novel" else cells.shift_tasks()
-    return {
-        "study": study,
-        "scale": scale,
-        "seed": seed,
-        "settings": plain(settings),
-        "pretraining": cells.pretraining(),
-        "tasks": {name: cells.task(name, data) for name, data in tasks.items()},
-    }
-
-
-def plain(settings: TransferSettings) -> dict[str, Any]:
-    """The settings as JSON gives them back."""
-    found: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
-    return found
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Images to train on, to choose by, and to report."""
-
-    train: ArrayDataset
-    validation: ArrayDataset
-    test: ArrayDataset
-
-
-class _Cells:
-    """The study's data, trainings and measurements."""
 
     def __init__(
-        self, out: Path, settings: TransferSettings, seed: int, show: ShowProgress, cache: StrPath | None
+        self,
+        folder: StrPath,
+        study: Study,
+        *,
+        scale: str = "mini",
+        seed: int = 0,
+        show: ShowProgress | None = None,
+        cache: StrPath | None = None,
+        source: Source | None = None,
     ) -> None:
-        self.out, self.settings, self.seed, self.show, self.cache = out, settings, seed, show, cache
-        groups = superclasses()
-        self.base = tuple(group.name for group in groups if group.group == "base")[: settings.base_classes]
-        self.novel = tuple(group.name for group in groups if group.group == "novel")
-        self._start: Start | None = None
+        if study not in get_args(Study):
+            raise ValueError(f"the transfer studies are novel and shift, not {study!r}")
+        self.study: Study = study
+        self.settings = transfer_settings(scale)
+        super().__init__(folder, self.settings, scale, seed, show, cache)
+        self.base = Pretraining(folder, scale=scale, seed=seed, show=self.show, cache=cache, source=source)
+        novel = study == "novel"
+        others = ("shifts", "shift_classes", "shift_rows") if novel else ("tasks", "task_classes", "novel_rows")
+        self.told = {key: value for key, value in self.told.items() if key not in others}
+        self.told["pretraining"] = self.base.told
+        self.rows = self.settings.novel_rows if novel else self.settings.shift_rows
+        count = self.settings.tasks
+        self.tasks: tuple[str, ...] = tuple(f"novel-{task}" for task in range(count)) if novel else self.settings.shifts
+        # Of this object, so that data and models are let go with it.
+        self.splits, self.eyes, self.start = kept(self._splits), kept(self._eyes), kept(self._start)
 
-    def pretraining(self) -> dict[str, Any]:
-        """Both models, trained where they are not yet; their validation losses on the base classes."""
-        data = self._glyphs(self.base)
-        losses = {}
-        for name in ("decomposable", "dense"):
+    def names(self) -> tuple[str, ...]:
+        """Rate by rate, then the best: checkpoints of one row at a time lie on the disk."""
+        found = []
+        for task in self.tasks:
+            found.append(f"{task}/{REAL}")
+            for row in self.rows:
+                if self.seed == 0:
+                    found += [f"{task}/{row}/{rate:g}" for rate in self.rates(row)]
+                found.append(f"{task}/{row}/{FINAL}")
+        return tuple(found)
 
-            def compute(name: str = name) -> dict[str, Any]:
-                model = self._new(dense=name == "dense")
-                result = train_cell(model, data.train, self._base_config(), self.out / name, self.show(name))
-                loss = validation_loss(model, data.validation, draws=self.settings.draws, seed=self.seed)
-                return {"validation_loss": loss, "seconds": result.seconds}
+    def compute(self, name: str) -> dict[str, Any]:
+        task, _, rest = name.partition("/")
+        if rest == REAL:
+            return self.eyes(task).real(self.picture(name))
+        row, _, rate = rest.partition("/")
+        try:
+            transfer = self.transfer(task, row)
+        except ValueError as error:  # a budget that this strategy cannot meet
+            return {"refused": str(error)}
+        if rate != FINAL:
+            return self.train(transfer, task, row, float(rate))
+        return self.final(transfer, task, row, self.picture(name))
 
-            losses[name] = kept(self.out / "cells" / f"{name}.json", plain(self.settings), compute)
-        return losses
+    def final(self, transfer: Transfer, task: str, row: str, picture: Any) -> dict[str, Any]:
+        """The figures of a row at its best rate; its checkpoints are removed."""
+        used = measure_cost(transfer.in_use())
+        costs = {
+            "rank": transfer.rank,
+            "trainable": transfer.trainable,
+            "travels": transfer.travels,
+            "parameters": used.parameters,
+            "macs": used.macs,
+        }
+        try:
+            trained = self.train(transfer, task, row, self.rate(task, row))
+            if not trained["validation"]:
+                return {"refused": "it diverged with this seed at the best rate of seed 0"}
+            figures = self.eyes(task).figures(transfer.model, picture)
+        except (ValueError, FloatingPointError) as error:
+            return {"refused": str(error)}
+        shutil.rmtree(self.folder / "runs" / task / row, ignore_errors=True)
+        return {**trained, **costs, **figures}
 
-    def novel_tasks(self) -> dict[str, Splits]:
-        """Novel glyph classes, so many a task, evenly spaced."""
-        count, size = self.settings.tasks, self.settings.task_classes
-        stride = len(self.novel) // (count * size)
-        chosen = self.novel[:: max(1, stride)][: count * size]
-        return {f"novel {task}": self._glyphs(chosen[task * size : (task + 1) * size]) for task in range(count)}
+    def result(self) -> dict[str, Any]:
+        return {
+            "study": self.study,
+            "scale": self.scale,
+            "seed": self.seed,
+            "settings": self.told,
+            "tasks": {
+                task: {
+                    "classes": list(self.splits(task).train.class_names),
+                    "real": self.get(f"{task}/{REAL}"),
+                    "rows": {row: self.row(task, row) for row in self.rows},
+                }
+                for task in self.tasks
+            },
+            "pictures": {
+                f"{task}/{row}".removesuffix(f"/{FINAL}"): str(self.picture(f"{task}/{row}"))
+                for task in self.tasks
+                for row in (REAL, *(f"{row}/{FINAL}" for row in self.rows))
+            },
+        }
 
-    def shift_tasks(self) -> dict[str, Splits]:
-        """The first classes of each far set."""
-        tasks = {}
-        for shift in self.settings.shifts:
-            parts = {}
-            for split, count in self._sizes().items():
-                whole = load_shift(shift, split, self.settings.image_size, per_class=count)  # type: ignore[arg-type]
-                parts[split] = whole.subset(whole.class_names[: self.settings.shift_classes])
-            tasks[shift] = Splits(**parts)
-        return tasks
+    def outlook(self) -> dict[str, Any]:
+        return {**super().outlook(), "pretraining": self.base.outlook()}
 
-    def task(self, name: str, data: Splits) -> dict[str, Any]:
-        """Every strategy on one task: the figures of its best learning rate, or why it could not be."""
-        rows: dict[str, Any] = {}
-        budget = make_transfer("kind", data.train.class_names, self.start(data)).trainable
-        for row in (*self.settings.strategies, *(f"{one}-{EQUAL}" for one in RATED if one in self.settings.strategies)):
-            strategy, _, equal = row.partition("-")
-            try:
-                rank = rank_for_budget(strategy, data.train.class_names, self.start(data), budget) if equal else None
-            except ValueError as error:  # a budget that this strategy cannot meet
-                rows[row] = {"refused": str(error)}
-                continue
-            runs = [self.cell(name, row, strategy, rank, rate, data) for rate in RATES[strategy]]
-            defined = [run for run in runs if run["test"] is not None]
-            best = min(defined, key=lambda run: run["validation"][-1]) if defined else runs[0]
-            rows[row] = {**best, "rates": {str(run["rate"]): run["validation"] for run in runs}}
-        return rows
+    def row(self, task: str, row: str) -> dict[str, Any]:
+        """The figures of a row, and its validation losses at every rate."""
+        found = self.get(f"{task}/{row}/{FINAL}")
+        return found if "refused" in found else {**found, "rates": self.grid(task, row)}
 
-    def cell(self, task: str, row: str, strategy: str, rank: int | None, rate: float, data: Splits) -> dict[str, Any]:
-        """One strategy at one learning rate: its losses on validation images on the way, and on test images."""
-        name = f"{task}/{row}/{rate:g}".replace(" ", "-")
+    def rates(self, row: str) -> tuple[float, ...]:
+        """The grid of a row's strategy; at tiny scale its middle alone."""
+        rates = RATES[row.partition("-")[0]]
+        chosen = rates if self.settings.rates == len(rates) else rates[1:2]
+        return tuple(self.settings.rate_factor * rate for rate in chosen)
 
-        def compute() -> dict[str, Any]:
-            transfer = self._transfer(strategy, rank, data)
-            before = measure_cost(transfer.in_use())
-            config = TrainConfig(
-                steps=self.settings.steps,
-                batch_size=self.settings.batch_size,
-                learning_rate=rate,
-                label_drop=transfer.label_drop,
-                ema_decay=self.settings.ema_decay,
-                seed=self.seed,
-            )
-            validation: list[float] = []
-            test = seconds = None
-            try:
-                for share in self.settings.milestones:
-                    part = replace(config, steps=max(1, round(share * config.steps)))
-                    seconds = train_cell(transfer.model, data.train, part, self.out / name, self.show(name)).seconds
-                    validation.append(self._loss(transfer.model, data.validation))
-                test = self._loss(transfer.model, data.test)
-            except FloatingPointError:  # it diverged at this rate: there is no test loss
-                validation = []
-            return {
-                "rate": rate,
-                "rank": transfer.rank,
-                "trainable": transfer.trainable,
-                "travels": transfer.travels,
-                "parameters": before.parameters,
-                "macs": before.macs,
-                "validation": validation,
-                "test": test,
-                "seconds": seconds,
-            }
+    def grid(self, task: str, row: str) -> dict[str, list[float]]:
+        """Rate -> validation losses on the way, of seed 0; [] where it diverged."""
+        first = self if self.seed == 0 else self.of_seed(0)
+        return {f"{rate:g}": first.get(f"{task}/{row}/{rate:g}").get("validation", []) for rate in self.rates(row)}
 
-        return kept(self.out / "cells" / f"{name}.json", plain(self.settings), compute)
+    def rate(self, task: str, row: str) -> float:
+        """The best learning rate, chosen with seed 0."""
+        return best_rate([(float(rate), {"validation": losses}) for rate, losses in self.grid(task, row).items()])
 
-    def start(self, data: Splits) -> Start:
-        """What was pre-trained, and the training loss on some of the task's images."""
-        if self._start is None:
-            self.pretraining()
-            decomposable, dense = self._new(dense=False), self._new(dense=True)
-            load_checkpoint_model(self.out / "decomposable", decomposable)
-            load_checkpoint_model(self.out / "dense", dense)
-            assert isinstance(decomposable, Decomposable)
-            assert isinstance(dense, DiT)
-            pool: Pool = decomposable.decompose(self.base)
-            self._start = Start(dense=dense, pool=pool)
-        return replace(self._start, loss=lambda model: self._some_loss(model, data.train))
+    def of_seed(self, seed: int) -> Transfers:
+        """The same study with another seed."""
+        return Transfers(
+            self.root,
+            self.study,
+            scale=self.scale,
+            seed=seed,
+            show=self.show,
+            cache=self.cache,
+            source=self.base.source,
+        )
 
-    def _transfer(self, strategy: str, rank: int | None, data: Splits) -> Transfer:
+    def transfer(self, task: str, row: str) -> Transfer:
+        """A row's model at its first step. Raises ValueError for a budget that the strategy cannot meet."""
+        strategy, _, equal = row.partition("-")
+        names, start, rank = self.splits(task).train.class_names, self.start(task), None
+        if equal:
+            budget = make_transfer("kind", names, start).trainable
+            rank = rank_for_budget(strategy, names, start, budget)
         generator = torch.Generator().manual_seed(self.seed)
-        return make_transfer(strategy, data.train.class_names, self.start(data), rank, generator=generator)
+        return make_transfer(strategy, names, start, rank, generator=generator)
 
-    def _loss(self, model: nn.Module, data: ArrayDataset) -> float:
-        return validation_loss(model, data, draws=self.settings.draws, seed=self.seed)
+    def train(self, transfer: Transfer, task: str, row: str, rate: float) -> dict[str, Any]:
+        """Trains at this rate; validation loss at the milestones, [] where it diverged."""
+        name = f"{task}/{row}/{rate:g}"
+        splits, eyes = self.splits(task), self.eyes(task)
+        config = TrainConfig(
+            steps=self.settings.steps,
+            batch_size=self.settings.batch_size,
+            learning_rate=rate,
+            label_drop=transfer.label_drop,
+            ema_decay=self.settings.ema_decay,
+            mixed_precision=self.base.settings.mixed_precision,
+            seed=self.seed,
+            **train_choices(self.base.settings),
+        )
+        curve = train_curve(
+            transfer.model,
+            splits.train,
+            config,
+            self.settings.milestones,
+            lambda model: eyes.loss(model, splits.validation),
+            self.folder / "runs" / name,
+            self.show(name),
+        )
+        return {"rate": rate, "validation": curve.validation, "seconds": curve.seconds}
 
-    def _some_loss(self, model: nn.Module, data: ArrayDataset) -> torch.Tensor:
+    def _splits(self, task: str) -> Splits:
+        """A task's images: evenly spaced novel classes, or the first ones of a far set."""
+        if self.study == "shift":
+            return self.base.source.far(task, self.settings.shift_classes)
+        count, size = self.settings.tasks, self.settings.task_classes
+        novel = self.base.source.novel
+        chosen = novel[:: max(1, len(novel) // (count * size))][: count * size]
+        number = int(task.removeprefix("novel-"))
+        return self.base.source.splits(chosen[number * size : (number + 1) * size])
+
+    def _eyes(self, task: str) -> Eyes:
+        splits, source = self.splits(task), self.base.source
+        return Eyes(splits, source.eyes, source.judge(splits), self.base.settings.look, self.seed)
+
+    def _start(self, task: str) -> Start:
+        """What was pre-trained, and the training loss on some of the task's images."""
+        decomposable, dense = self._pretrained()
+        data = self.splits(task).train
+        return Start(
+            dense=dense, pool=decomposable.decompose(self.base.classes), loss=lambda model: self._some_loss(model, data)
+        )
+
+    def _pretrained(self) -> tuple[Decomposable, DiT]:
+        decomposable, dense = self.base.model("decomposable").cpu(), self.base.model("dense").cpu()
+        assert isinstance(decomposable, Decomposable)
+        assert isinstance(dense, DiT)
+        return decomposable, dense
+
+    def _some_loss(self, model: torch.nn.Module, data: Dataset) -> torch.Tensor:
         """The denoising loss of one batch, with its graph."""
         path = DiffusionPath.of(model)
         batch = next(noised_batches(data, path, draws=1, batch_size=self.settings.batch_size, seed=self.seed))
         output: torch.Tensor = model(batch.x_t, batch.t, batch.labels)
-        return (output - path.target(batch.x0, batch.noise, batch.t)).square().mean()
-
-    def _glyphs(self, names: Sequence[str]) -> Splits:
-        size = self.settings.image_size
-        return Splits(
-            **{
-                split: load_glyphs(split, names, size, per_class=count, cache=self.cache)
-                for split, count in self._sizes().items()
-            }
-        )
-
-    def _sizes(self) -> dict[Split, int]:
-        held_out = self.settings.held_out
-        return {"train": self.settings.per_class, "validation": held_out, "test": held_out}
-
-    def _base_config(self) -> TrainConfig:
-        steps = self.settings.pretraining_steps
-        return TrainConfig(
-            steps=steps,
-            batch_size=self.settings.batch_size,
-            learning_rate=self.settings.learning_rate,
-            warmup_steps=min(50, steps // 3),
-            schedule="cosine",
-            ema_decay=self.settings.ema_decay,
-            checkpoint_every=max(1, steps // 8),
-            checkpoints_total_limit=1,
-            seed=self.seed,
-        )
-
-    def _new(self, *, dense: bool) -> DiT | Decomposable:
-        """A model of the base classes at its first step."""
-        return (new_dense if dense else new_decomposable)(self.base, self.settings, self.seed)
+        predicted, _ = path.split(output, channels=batch.x0.shape[1])
+        return (predicted - path.target(batch.x0, batch.noise, batch.t)).square().mean()

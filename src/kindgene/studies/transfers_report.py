@@ -1,9 +1,7 @@
-"""Results of the novel and the shift study, over seeds: a table a task, pictures, what the figures say, one page."""
+"""The novel and the shift study's reports, over seeds: a table and samples a task, curves, what the figures say."""
 
 from __future__ import annotations
 
-import html
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,62 +9,37 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from kindgene.evaluation.plots import png
-from kindgene.files import write_bytes, write_json
-from kindgene.studies.figures import as_uri
+from kindgene.studies.page import Picture, Report, Table, write_report
+from kindgene.studies.pretraining import REAL
+from kindgene.studies.samples import samples_picture
+from kindgene.studies.spread import TIE, against, apart, at_edge, spread, spreads, told
 from kindgene.studies.transfers import EQUAL
+from kindgene.studies.wording import of_data, of_features, of_judge, of_loss, share
 from kindgene.transfer.strategies import STRATEGIES
 
 KIND, CONTROL, FULL, SCRATCH = "kind", f"class_lora-{EQUAL}", "full_finetune", "scratch"
+STRONG = (KIND, CONTROL, FULL, SCRATCH)
+"""Rows whose curves are named."""
 ADAPTERS = tuple(f"{name}-{EQUAL}" for name in ("lora", "dora", "pissa", "loha", "oft"))
-TIE = 0.01
-"""Losses nearer than this share of each other are called even (ours)."""
-
-_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>
-<style>body{{font:15px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#222}}
-table{{border-collapse:collapse;margin:1rem 0;font-size:14px}}td,th{{border-bottom:1px solid #ddd;padding:.2rem .6rem;
-text-align:right}}td:first-child,th:first-child{{text-align:left}}img{{max-width:100%}}</style>
-<h1>{title}</h1>{body}</html>
-"""
-_HEAD = ("method", "rank", "trained", "travels", "multiply-adds", "rate", "test loss", "against KIND")
+FAR_JUDGE = ", far sets by a support vector machine trained on their own images"
+TITLES = {"novel": "Transfer to novel classes", "shift": "Transfer to far domains"}
+_COSTS = ("rank", "trainable", "travels", "parameters", "macs", "rate", "rates")
 
 
-def write_transfers(folder: Path, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Writes NAME.json, NAME.md, NAME.png and NAME.html into `folder`; returns what the JSON holds.
-
-    `results` are those of `run_transfers`, one a seed, of one study and scale.
-    """
+def write_transfers(folder: Path, results: Sequence[Mapping[str, Any]]) -> Report:
+    """Writes the report of `Transfers` results, one a seed, of one study and scale, into `folder`."""
     summary = summarise(results)
-    name = summary["study"]
-    folder.mkdir(parents=True, exist_ok=True)
-    figure = transfers_figure(summary)
-    write_bytes(folder / f"{name}.md", transfers_table(summary).encode())
-    write_bytes(folder / f"{name}.png", png(figure))
-    write_bytes(folder / f"{name}.html", _page(summary, as_uri(figure)).encode())
-    write_json(folder / f"{name}.json", {**summary, "runs": list(results)})
-    return summary
+    report = transfers_report(summary, results[0]["pictures"])
+    write_report(folder, summary, results, report)
+    return report
 
 
 def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean, least and most of the test loss over seeds; costs are those of the first seed, which all share."""
-    tasks: dict[str, Any] = {}
-    for task, rows in results[0]["tasks"].items():
-        tasks[task] = {}
-        for row, first in rows.items():
-            runs = [result["tasks"][task][row] for result in results]
-            tests = [run.get("test") for run in runs]
-            if "refused" in first or any(test is None for test in tests):
-                tasks[task][row] = {"refused": first.get("refused", "it diverged at every rate")}
-                continue
-            curves = zip(*(run["validation"] for run in runs), strict=True)
-            costs = {key: first[key] for key in ("rank", "trainable", "travels", "parameters", "macs")}
-            tasks[task][row] = {
-                **costs,
-                "rates": [run["rate"] for run in runs],
-                "test": statistics.mean(tests),
-                "least": min(tests),
-                "most": max(tests),
-                "validation": [statistics.mean(point) for point in curves],
-            }
+    """Mean, least and most over seeds; costs are those of the first seed, which all share."""
+    tasks = {}
+    for task, first in results[0]["tasks"].items():
+        rows = {row: _over_seeds([result["tasks"][task]["rows"][row] for result in results]) for row in first["rows"]}
+        tasks[task] = {"classes": first["classes"], "real": first["real"], "rows": rows}
     return {
         "study": results[0]["study"],
         "scale": results[0]["scale"],
@@ -76,78 +49,94 @@ def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _over_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    refused = [run["refused"] for run in runs if "refused" in run]
+    if refused:
+        return {"refused": refused[0]}
+    return {
+        **{key: runs[0][key] for key in _COSTS},
+        "test": spread([run["test"] for run in runs]),
+        "recognised": spreads([run["recognised"] for run in runs]),
+        "fd": spreads([run["fd"] for run in runs]),
+        "validation": [spread(point) for point in zip(*(run["validation"] for run in runs), strict=True)],
+        "seconds": [run["seconds"] for run in runs],
+    }
+
+
+def transfers_report(summary: Mapping[str, Any], pictures: Mapping[str, str]) -> Report:
+    """The report of a summary; `pictures`: where the cells' strips lie."""
+    settings, base = summary["settings"], summary["settings"]["pretraining"]
+    far = summary["study"] == "shift" and "source" not in base
+    about = (
+        f"Models of {of_data(base, base['classes'])} (the pretrain study's: decomposable, and its dense twin) are "
+        f"transferred to new classes in {settings['steps']} steps of {settings['batch_size']} images, the same batches "
+        "and noise for every method, each at the best of three learning rates (validation images, seed 0). Loss: mean "
+        f"squared error of {of_loss(base)} at fixed noise, on images that no method saw. "
+        f"“{title_of('lora-equal')}” is at the rank that trains as many numbers as KIND. Travels: numbers that someone "
+        "who has what was pre-trained still needs. Recognised: by "
+        f"{of_judge(base)}{FAR_JUDGE if far else ''}. FD: Frechet distance of {of_features(base)}'s features from the "
+        "training images; it compares within a table alone"
+        + (", and the network has never seen such images." if far else "."),
+    )
+    drawn = []
+    for task, found in summary["tasks"].items():
+        rows = [row for row in found["rows"] if f"{task}/{row}" in pictures and "refused" not in found["rows"][row]]
+        strips = {"real": pictures[f"{task}/{REAL}"], **{row: pictures[f"{task}/{row}"] for row in rows}}
+        guidance = base["guidances"][-1]
+        drawn.append(
+            samples_picture(
+                strips, f"{task}: two samples a class, guidance {guidance}, the same noise.", f"samples-{task}"
+            )
+        )
+    losses = Picture(
+        "losses",
+        "Test loss by method, and against trained numbers (squares: as many as KIND); validation loss against steps. "
+        "Bars: least to most of the seeds.",
+        png(_losses(summary)),
+    )
+    tables = [_table(task, found) for task, found in summary["tasks"].items()]
+    return Report(TITLES[summary["study"]], about, verdict(summary), tables, [losses, *drawn])
+
+
 def verdict(summary: Mapping[str, Any]) -> list[str]:
-    """What the figures of each task say; a sentence or two a task."""
-    sentences = []
-    for task, rows in summary["tasks"].items():
-        losses = {row: found["test"] for row, found in rows.items() if "test" in found}
-        if KIND not in losses:
+    """What the figures of each task say."""
+    seeds, sentences = len(summary["seeds"]), []
+    for task, found in summary["tasks"].items():
+        tests = {row: one["test"] for row, one in found["rows"].items() if "test" in one}
+        if KIND not in tests:
             sentences.append(f"{task}: KIND could not be measured.")
             continue
-        told = [f"{task}: KIND {losses[KIND]:.4f}"]
-        adapters = [row for row in ADAPTERS if row in losses]
+        pairs = []
+        adapters = [row for row in ADAPTERS if row in tests]
         if adapters:
-            best = min(adapters, key=lambda row: losses[row])
-            told.append(_against(losses, best, f"the best adapter at as many trained numbers ({title_of(best)})"))
-        told += [
-            _against(losses, row, text)
+            best = min(adapters, key=lambda row: tests[row]["mean"])
+            pairs.append((best, f"the best adapter at as many trained numbers ({title_of(best)})"))
+        pairs += [
+            (row, text)
             for row, text in (
                 (CONTROL, "per-class LoRA on the dense twin, the control"),
                 (FULL, "full fine-tuning"),
                 (SCRATCH, "training from scratch"),
             )
-            if row in losses
+            if row in tests
         ]
-        sentences.append("; ".join(told) + ".")
-        if summary["study"] == "shift" and FULL in losses and SCRATCH in losses:
-            hurt = losses[FULL] > (1 + TIE) * losses[SCRATCH]
-            sentences.append(
-                f"{task}: carrying everything over {'hurts' if hurt else 'does not hurt'} (full fine-tuning against "
-                f"scratch: {_change(losses[FULL], losses[SCRATCH])})."
-            )
+        told_pairs = "; ".join(f"against {text}: {against(tests[KIND], tests[row], seeds)}" for row, text in pairs)
+        sentences.append(f"{task}: test loss of KIND {told(tests[KIND])}; {told_pairs}.")
+        if summary["study"] == "shift" and FULL in tests and SCRATCH in tests:
+            sentences.append(_negative_transfer(task, tests, seeds))
     return sentences
 
 
-def transfers_figure(summary: Mapping[str, Any]) -> Figure:
-    """A column a task: test loss against trained numbers, and validation loss against steps."""
-    tasks = summary["tasks"]
-    figure = Figure(figsize=(4.6 * len(tasks), 7.0), layout="constrained")
-    axes = figure.subplots(2, len(tasks), squeeze=False)
-    shares = summary["settings"]["milestones"]
-    steps = [share * summary["settings"]["steps"] for share in shares]
-    for column, (task, rows) in enumerate(tasks.items()):
-        above, below = axes[0, column], axes[1, column]
-        for row, found in rows.items():
-            if "test" not in found:
-                continue
-            colour = _colour(row)
-            bars = [[found["test"] - found["least"]], [found["most"] - found["test"]]]
-            marker = "s" if row.endswith(EQUAL) else "o"
-            above.errorbar([found["trainable"]], [found["test"]], bars, fmt=marker, ms=4, color=colour, capsize=2)
-            above.annotate(
-                row, (found["trainable"], found["test"]), fontsize=6, xytext=(3, 3), textcoords="offset points"
-            )
-            strong = row in (KIND, CONTROL, FULL, SCRATCH)
-            below.plot(
-                steps, found["validation"], color=colour, lw=1.8 if strong else 0.8, label=row if strong else None
-            )
-        above.set(title=task, xlabel="trained numbers", ylabel="test loss", xscale="log", yscale="log")
-        below.set(xlabel="steps", ylabel="validation loss", yscale="log")
-        below.legend(frameon=False, fontsize=7)
-        for part in (above, below):
-            part.grid(alpha=0.25, which="both")
-    return figure
-
-
-def transfers_table(summary: Mapping[str, Any]) -> str:
-    """What the figures say, and a table a task, as Markdown."""
-    lines = [f"- {sentence}" for sentence in verdict(summary)]
-    for task, rows in summary["tasks"].items():
-        lines += ["", f"**{task}**", "", f"| {' | '.join(_HEAD)} |", "|" + "---|" * len(_HEAD)]
-        lines += [f"| {' | '.join(cells)} |" for cells in _cells(rows)]
-        refused = [f"{title_of(row)}: {found['refused']}" for row, found in rows.items() if "refused" in found]
-        lines += ["", *refused] if refused else []
-    return "\n".join(lines) + "\n"
+def _negative_transfer(task: str, tests: Mapping[str, Mapping[str, float]], seeds: int) -> str:
+    full, scratch, kind = tests[FULL], tests[SCRATCH], tests[KIND]
+    hurts = full["mean"] > (1 + TIE) * scratch["mean"] and (seeds == 1 or apart(full, scratch))
+    avoids = kind["mean"] < (1 + TIE) * scratch["mean"]
+    said = "hurts here (negative transfer)" if hurts else "does not hurt here (no negative transfer to avoid)"
+    return (
+        f"{task}: carrying everything over {said}: full fine-tuning against scratch "
+        f"{against(full, scratch, seeds)}; the learngene alone with fresh tailors is "
+        f"{'not worse than' if avoids else 'worse than'} scratch."
+    )
 
 
 def title_of(row: str) -> str:
@@ -156,60 +145,71 @@ def title_of(row: str) -> str:
     return STRATEGIES[name].title + (", as many numbers as KIND" if equal else "")
 
 
-def _cells(rows: Mapping[str, Any]) -> list[list[str]]:
-    """The table's rows, the lowest test loss first."""
+def _losses(summary: Mapping[str, Any]) -> Figure:
+    """A row a task: test losses in order, the same against trained numbers, and validation losses against steps."""
+    tasks = {
+        task: sorted((row for row in found["rows"] if "test" in found["rows"][row]), key=lambda row: _mean(found, row))
+        for task, found in summary["tasks"].items()
+    }
+    figure = Figure(figsize=(12.5, sum(1.2 + 0.2 * len(rows) for rows in tasks.values())), layout="constrained")
+    heights = [1.2 + 0.2 * len(rows) for rows in tasks.values()]
+    axes = figure.subplots(len(tasks), 3, squeeze=False, gridspec_kw={"height_ratios": heights})
+    steps = [share * summary["settings"]["steps"] for share in summary["settings"]["milestones"]]
+    for (task, order), (left, middle, right) in zip(tasks.items(), axes, strict=True):
+        rows = summary["tasks"][task]["rows"]
+        for place, row in enumerate(order):
+            one, colour, test = rows[row], _colour(row), rows[row]["test"]
+            bars = [[test["mean"] - test["least"]], [test["most"] - test["mean"]]]
+            form = {"fmt": "s" if row.endswith(EQUAL) else "o", "ms": 4, "color": colour, "capsize": 2}
+            left.errorbar([test["mean"]], [place], xerr=bars, **form)
+            middle.errorbar([one["trainable"]], [test["mean"]], yerr=bars, **form)
+            strong = row in STRONG
+            means = [point["mean"] for point in one["validation"]]
+            right.plot(steps, means, color=colour, lw=1.8 if strong else 0.7, label=row if strong else None)
+        left.set(title=task, xlabel="test loss")
+        left.set_yticks(range(len(order)), order, fontsize=7)
+        left.invert_yaxis()
+        middle.set(xlabel="trained numbers", ylabel="test loss", xscale="log")
+        right.set(xlabel="steps", ylabel="validation loss")
+        right.legend(frameon=False, fontsize=7)
+        for part in (left, middle, right):
+            part.grid(alpha=0.25)
+    return figure
+
+
+def _mean(found: Mapping[str, Any], row: str) -> float:
+    mean: float = found["rows"][row]["test"]["mean"]
+    return mean
+
+
+def _table(task: str, found: Mapping[str, Any]) -> Table:
+    """The lowest test loss first; below, what could not be measured."""
+    rows = found["rows"]
+    measured = sorted((row for row in rows if "test" in rows[row]), key=lambda row: rows[row]["test"]["mean"])
     kind = rows.get(KIND, {}).get("test")
-    measured = sorted((row for row in rows if "test" in rows[row]), key=lambda row: rows[row]["test"])
+    guidances = list(rows[measured[0]]["fd"]) if measured else []
+    head = ["method", "rank", "trained", "travels", "multiply-adds", "rate", "test loss", "against KIND"]
+    head += [f"{what}, guidance {guidance}" for guidance in guidances for what in ("recognised", "FD")]
     cells = []
     for row in measured:
-        found = rows[row]
-        spread = f" ({found['least']:.4f} to {found['most']:.4f})" if found["most"] > found["least"] else ""
-        rates = ", ".join(f"{rate:g}" for rate in sorted(set(found["rates"])))
-        cells.append(
-            [
-                title_of(row),
-                "-" if found["rank"] is None else str(found["rank"]),
-                f"{found['trainable']:,}",
-                f"{found['travels']:,}",
-                f"{found['macs']:,}",
-                rates,
-                f"{found['test']:.4f}{spread}",
-                "" if kind is None or row == KIND else _change(found["test"], kind),
-            ]
-        )
-    return cells
+        one = rows[row]
+        edge = " (edge of the grid)" if at_edge(one["rate"], one["rates"]) else ""
+        change = "" if kind is None or row == KIND else f"{100 * (one['test']['mean'] / kind['mean'] - 1):+.1f} %"
+        line = [title_of(row), "-" if one["rank"] is None else str(one["rank"]), f"{one['trainable']:,}"]
+        line += [f"{one['travels']:,}", f"{one['macs']:,}", f"{one['rate']:g}{edge}", told(one["test"]), change]
+        for guidance in guidances:
+            line += [_recognised(one, guidance), told(one["fd"][guidance], ".2f")]
+        cells.append(line)
+    real = found["real"]
+    judged = "a single class" if real["recognised"] is None else f"{share(real['recognised'])} recognised"
+    notes = [f"Real test images: {judged}, FD {real['fd']:.2f}."]
+    notes += [f"{title_of(row)}: {rows[row]['refused']}" for row in rows if "refused" in rows[row]]
+    return Table(f"{task}: {', '.join(found['classes'])}", head, cells, notes)
 
 
-def _page(summary: Mapping[str, Any], picture: str) -> str:
-    """Everything on one self-contained page."""
-    title = {"novel": "Transfer to novel classes", "shift": "Transfer to far domains"}[summary["study"]]
-    seeds = ", ".join(map(str, summary["seeds"]))
-    parts = [
-        f"<p>Scale {summary['scale']}, seeds {seeds}, {summary['settings']['steps']} steps of "
-        f"{summary['settings']['batch_size']} images. Loss: mean squared error of v at fixed noise, on images that no "
-        "method saw. Every method at the best of three learning rates, chosen on other images.</p><ul>",
-        *(f"<li>{html.escape(sentence)}</li>" for sentence in verdict(summary)),
-        f'</ul><img alt="loss against trained numbers and steps" src="{picture}">',
-    ]
-    head = "".join(f"<th>{name}</th>" for name in _HEAD)
-    for task, rows in summary["tasks"].items():
-        body = "".join(
-            f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>" for cells in _cells(rows)
-        )
-        parts.append(f"<h2>{html.escape(task)}</h2><table><tr>{head}</tr>{body}</table>")
-    return _PAGE.format(title=title, body="\n".join(parts))
-
-
-def _against(losses: Mapping[str, float], row: str, text: str) -> str:
-    """How KIND's loss stands to that of another row."""
-    ratio = losses[KIND] / losses[row]
-    if abs(ratio - 1) < TIE:
-        return f"even with {text}"
-    return f"{_change(losses[KIND], losses[row])} against {text}"
-
-
-def _change(loss: float, other: float) -> str:
-    return f"{100 * (loss / other - 1):+.1f} %"
+def _recognised(found: Mapping[str, Any], guidance: str) -> str:
+    """A dash for a single class, in which there is nothing to recognise."""
+    return told(found["recognised"][guidance], ".1%") if found["recognised"] else "-"
 
 
 def _colour(row: str) -> str:

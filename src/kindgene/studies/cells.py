@@ -1,0 +1,117 @@
+"""A study cut into cells: each is computed once, kept as a JSON file, and found again by whatever command comes next.
+
+A cell is named like a path, ``dense/0.002``, and needs nothing but what other cells leave on the same disk, which it
+has computed where they are missing: so cells can be run in any order, by separate commands, in short leases of a
+machine. What may leave the machine is small: JSON, and a PNG where samples were drawn. Run again, a cell gives the same
+figures on the same machine and versions; only seconds differ.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from kindgene.files import StrPath, read_json, write_json
+from kindgene.progress import NoProgress, Progress
+
+ShowProgress = Callable[[str], Progress]
+
+
+class Settings(Protocol):
+    """A frozen data class of plain values."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+class Cells(ABC):
+    """One seed of a study, under ``FOLDER/STUDY/SCALE-seedN``; `siblings` of other studies or seeds share FOLDER."""
+
+    study: str
+
+    def __init__(
+        self,
+        folder: StrPath,
+        settings: Settings,
+        scale: str,
+        seed: int,
+        show: ShowProgress | None,
+        cache: StrPath | None,
+    ) -> None:
+        self.root = Path(folder)
+        self.folder = self.root / self.study / f"{scale}-seed{seed}"
+        self.scale, self.seed, self.cache = scale, seed, cache
+        self.show: ShowProgress = show or (lambda cell: NoProgress())
+        self.told = plain(settings)
+
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """All cells, in an order in which each finds what it needs."""
+
+    @abstractmethod
+    def compute(self, name: str) -> dict[str, Any]:
+        """The figures of a cell, plain data."""
+
+    @abstractmethod
+    def result(self) -> dict[str, Any]:
+        """All figures together, plain data; what is missing is computed first."""
+
+    def outlook(self) -> dict[str, Any]:
+        """What can be said before anything is computed, plain data."""
+        return {"cells": len(self.names())}
+
+    def file(self, name: str) -> Path:
+        return self.folder / "cells" / f"{name}.json"
+
+    def picture(self, name: str) -> Path:
+        """Where a cell keeps its samples, if it draws any."""
+        return self.folder / "cells" / f"{name}.png"
+
+    def has(self, name: str) -> bool:
+        return self.file(name).is_file()
+
+    def get(self, name: str) -> dict[str, Any]:
+        """A cell's figures: those that are kept, or else computed now and kept.
+
+        Raises ValueError for a file that is of other settings: results of two studies are not mixed.
+        """
+        file = self.file(name)
+        if file.exists():
+            found = read_json(file)
+            if not isinstance(found, dict) or found.get("settings") != self.told:
+                raise ValueError(f"{file} was computed with other settings; choose another folder, or remove it")
+            result: dict[str, Any] = found["result"]
+            return result
+        result = self.compute(name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, {"settings": self.told, "result": result})
+        return result
+
+
+def run_cells(seeds: Sequence[Cells], wanted: str = "*", minutes: float | None = None) -> tuple[int, int]:
+    """Computes the cells whose name matches the pattern `wanted`; after so many `minutes` none is begun any more.
+
+    Returns how many cells of all are finished, and how many there are. Raises ValueError where no cell is wanted.
+    """
+    until = float("inf") if minutes is None else time.monotonic() + 60 * minutes
+    chosen = [(cells, name) for cells in seeds for name in cells.names() if fnmatchcase(name, wanted)]
+    if not chosen:
+        some = ", ".join(seeds[0].names()[:3])
+        raise ValueError(f"no cell matches {wanted!r}; cells are named like {some}")
+    for cells, name in chosen:
+        if time.monotonic() >= until:
+            break
+        cells.get(name)
+    every = [cells.has(name) for cells in seeds for name in cells.names()]
+    return sum(every), len(every)
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """The settings as JSON gives them back."""
+    found: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
+    return found

@@ -1,0 +1,76 @@
+"""Cells are computed once, in any order, by several commands; results of other settings are not mixed."""
+
+from dataclasses import dataclass
+from itertools import count
+
+import pytest
+
+from kindgene.studies import cells as module
+from kindgene.studies.cells import Cells, run_cells
+
+
+@dataclass(frozen=True)
+class Sizes:
+    numbers: tuple[int, ...] = (1, 2)
+
+
+class Squares(Cells):
+    study = "squares"
+
+    def __init__(self, folder, sizes=Sizes(), seed=0):
+        super().__init__(folder, sizes, "tiny", seed, None, None)
+        self.sizes, self.computed = sizes, []
+
+    def names(self):
+        return (*(f"square/{number}" for number in self.sizes.numbers), "sum")
+
+    def compute(self, name):
+        self.computed.append(name)
+        if name == "sum":
+            return {"value": sum(self.get(f"square/{number}")["value"] for number in self.sizes.numbers)}
+        return {"value": int(name.partition("/")[2]) ** 2}
+
+    def result(self):
+        return self.get("sum")
+
+
+def test_each_is_computed_once(tmp_path):
+    cells = Squares(tmp_path)
+    assert run_cells([cells]) == (3, 3)
+    assert cells.computed == ["square/1", "square/2", "sum"]
+    again = Squares(tmp_path)
+    assert run_cells([again]) == (3, 3)
+    assert again.result() == {"value": 5}
+    assert again.computed == []
+
+
+def test_they_run_in_any_order_and_compute_what_they_need(tmp_path):
+    assert run_cells([Squares(tmp_path)], "square/2") == (1, 3)
+    cells = Squares(tmp_path)
+    assert run_cells([cells], "sum") == (3, 3)
+    assert cells.computed == ["sum", "square/1"]
+
+
+def test_a_pattern_that_meets_no_cell(tmp_path):
+    with pytest.raises(ValueError, match="no cell matches 'cube/\\*'; cells are named like square/1, square/2, sum"):
+        run_cells([Squares(tmp_path)], "cube/*")
+
+
+def test_none_is_begun_after_the_time(tmp_path, monkeypatch):
+    clock = count(0, 40)  # seconds a look
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    assert run_cells([Squares(tmp_path)], minutes=1) == (1, 3)
+
+
+def test_seeds_have_folders_of_their_own(tmp_path):
+    seeds = [Squares(tmp_path), Squares(tmp_path, seed=1)]
+    assert run_cells(seeds, "square/1") == (2, 6)
+    assert seeds[0].file("square/1") == tmp_path / "squares" / "tiny-seed0" / "cells" / "square" / "1.json"
+    assert seeds[1].has("square/1")
+    assert not seeds[1].has("sum")
+
+
+def test_results_of_other_settings_are_not_mixed(tmp_path):
+    Squares(tmp_path).get("square/1")
+    with pytest.raises(ValueError, match=r"1\.json was computed with other settings; choose another folder"):
+        Squares(tmp_path, Sizes((1, 3))).get("square/1")
