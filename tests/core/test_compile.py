@@ -14,10 +14,14 @@ from torch.utils.checkpoint import checkpoint
 
 from kindgene.core.gate import GateError
 from kindgene.core.linear import KindLinear
+from kindgene.diffusion.sampler import sample
+from kindgene.training.ema import EMA
+from kindgene.training.optimizer import ModelAdamW
 
 HARD = torch.tensor([0, 5, 3, 3, 1, 5])
 OTHER = torch.tensor([1, 0, 5, 2, 4, 4])
 NULL = torch.tensor([5, 5, 5, 5, 5, 5])
+ONE = torch.tensor([2, 2, 2, 2, 2, 2])
 THREE = torch.tensor([0, 3, 2, 2])  # for the toy of three classes
 
 # Dynamo looks at the .grad of the views that an open gate holds, and hides the warning with which torch answers.
@@ -53,7 +57,7 @@ def test_one_graph_whatever_the_classes(backbone):
     """The whole model, forward and backward; `fullgraph` makes a graph break an error."""
     model, batch = backbone.model(depth=1), backbone.batch()
     compiled = functools.partial(backbone.run, Compiled(model))
-    for labels in (HARD, OTHER, NULL):
+    for labels in (HARD, OTHER, NULL, ONE):
         expected = backbone.run(model, batch, labels)
         expected.pow(2).sum().backward()
         wanted = gradients(model)
@@ -91,13 +95,46 @@ def test_a_training_step_with_gathered_rows_checkpointing_and_autocast_is_one_gr
         found = {**gradients(model), "tailors": rows.tailors.values.grad, "labels": rows.labels.values.grad}
         return output.float(), found
 
-    for labels in (HARD, OTHER, NULL, torch.tensor([0, 1, 2, 3, 4, 0])):
+    for labels in (HARD, OTHER, NULL, ONE, torch.tensor([0, 1, 2, 3, 4, 0])):
         (expected, wanted), (found, got) = step(model, labels), step(compiled, labels)
         assert (found - expected).norm() <= 1e-2 * expected.norm()
         assert got.keys() == wanted.keys()
         scale = torch.stack([value.norm() for value in wanted.values()]).norm()
         assert all((got[name] - value).norm() <= 1e-2 * scale for name, value in wanted.items())
     assert graphs() == 1
+
+
+def test_a_whole_training_step_breaks_no_graph_and_compiles_once(dit):
+    """Loss, backward, optimizer and average included; dynamo counts every break and every recompilation."""
+    model, (x, t) = dit.model(torch.float32, depth=1), dit.batch(torch.float32)
+    optimizer, average = ModelAdamW(model), EMA(model, 0.99)
+    backend = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model, backend=backend, fullgraph=True)
+    for labels in (HARD, OTHER, NULL, ONE):
+        rows = model.bank.gather(labels)
+        compiled(x, t, labels, rows=rows).square().mean().backward()
+        optimizer.step(1e-3, rows)
+        average.update(rows)
+        optimizer.zero_grad()
+    assert backend.frame_count == graphs() == 1
+    assert not counters["graph_break"]
+
+
+def test_sampling_compiles_once_whatever_the_classes(dit):
+    """Every step and both halves of guidance; another number of samples is another shape, and no more than that."""
+    model = dit.model(torch.float32, depth=1)
+    expected = [_sample(model, classes) for classes in ([0, 4, 2], [3, 3, 3], [None] * 3)]
+    backend = CompileCounterWithBackend("eager")
+    model.compile(backend=backend, fullgraph=True)
+    found = [_sample(model, classes) for classes in ([0, 4, 2], [3, 3, 3], [None] * 3)]
+    assert backend.frame_count == graphs() == 1
+    assert not counters["graph_break"]
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def _sample(model, classes):
+    return sample(model, classes, guidance=1.5, steps=3, clip=1.0, generator=torch.Generator().manual_seed(0))
 
 
 def test_a_part_compiled_by_itself_under_a_checkpoint_finds_its_own_labels(backbone):

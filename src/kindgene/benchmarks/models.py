@@ -11,6 +11,7 @@ from kindgene.core.config import KindConfig
 from kindgene.core.convert import make_decomposable
 from kindgene.core.decomposable import Decomposable
 from kindgene.models.dit import DiT
+from kindgene.models.presets import find_preset
 
 DEPTH = 2
 
@@ -26,7 +27,7 @@ class Shape:
 
 
 SHAPES = (Shape("DiT-B/4", 168, 4, 32), Shape("DiT-S/4", 84, 2, 32), Shape("DiT-B/2", 168, 4, 8))
-TINY = Shape("DiT-S/4", 84, 2, 2)
+TINY = Shape("tiny/2", 8, 2, 2)
 """For tests of the machinery."""
 
 
@@ -65,7 +66,9 @@ def fill_zeros(module: torch.nn.Module) -> None:
 def batch_of(shape: Shape, classes: int, seed: int = 1, null_share: int = 10) -> tuple[Tensor, Tensor, Tensor]:
     """Images, times and labels of one batch; every tenth label is null."""
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(shape.batch, 4, 32, 32, generator=generator)
+    data = find_preset(shape.preset).data
+    size = data["input_size"]
+    x = torch.randn(shape.batch, data["in_channels"], size, size, generator=generator)
     t = torch.randint(0, 1000, (shape.batch,), generator=generator)
     y = torch.randint(0, classes, (shape.batch,), generator=generator)
     y[null_share - 1 :: null_share] = classes

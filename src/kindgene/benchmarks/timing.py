@@ -15,9 +15,14 @@ def clock() -> Callable[[], float]:
     return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
 
 
-def take_turns(actions: Mapping[str, Callable[[], Any]], repeats: int, warm: int = 1) -> dict[str, float]:
-    """Median seconds of each action, all of them once a round, every other round backwards; `warm` rounds before."""
-    now, times = clock(), {name: list[float]() for name in actions}
+def take_turns(
+    actions: Mapping[str, Callable[[], Any]], repeats: int, warm: int = 1, now: Callable[[], float] | None = None
+) -> dict[str, float]:
+    """Median seconds of each action, all of them once a round, every other round backwards; `warm` rounds before.
+
+    `now` is the clock, by default `clock()`.
+    """
+    now, times = now or clock(), {name: list[float]() for name in actions}
     for turn in range(warm + repeats):
         for name in list(actions)[:: 1 if turn % 2 == 0 else -1]:
             began = now()

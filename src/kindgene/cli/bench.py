@@ -15,7 +15,7 @@ EXAMPLE = "kindgene bench --part steps --part growth"
 def run(
     part: Annotated[
         list[str] | None,
-        typer.Option(help="steps, growth, recombined, mixed, memory, storage, sampling; repeat it for more."),
+        typer.Option(help="steps, growth, recombined, mixed, memory, storage, sampling, gpu; repeat it for more."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for performance.md and performance.json.")] = Path("runs/bench"),
     size: Annotated[str, typer.Option(help="full (minutes) or tiny (seconds, to try the machinery).")] = "full",
@@ -23,7 +23,8 @@ def run(
 ) -> None:
     """Measure speed side by side: training steps, growth with classes, recombined models, files.
 
-    What is compared takes turns, and the table holds ratios of medians.
+    What is compared takes turns, and the table holds ratios of medians. The part gpu needs a CUDA device, and is left
+    out where there is none.
     """
     import torch
 

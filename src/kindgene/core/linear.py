@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,9 @@ from torch import Tensor, nn
 from kindgene.core.components import Components, compose, truncate
 from kindgene.core.gate import Gate, Selection
 from kindgene.core.product import CHUNK, GatedProduct, Ranks
+
+_HAS_TRITON = find_spec("triton") is not None
+"""It comes with torch's builds for CUDA; importing it takes a while and is left to the first use."""
 
 
 class KindLinear(nn.Module):
@@ -109,7 +113,10 @@ class KindLinear(nn.Module):
             )
         x_BTI = x.reshape(x.shape[0], -1, x.shape[-1])
         learngene, ranks = self._learngene(selection.share)
-        compute = self._fused if _takes_fused(x) else self._composed
+        if _takes_fused(x):
+            compute = self._fused
+        else:
+            compute = self._kernels if _takes_kernels(x_BTI) and None not in ranks else self._composed
         return compute(x_BTI, selection, learngene, ranks).reshape(*x.shape[:-1], self.out_features)
 
     def _learngene(self, share: float) -> tuple[Components, tuple[int | None, ...]]:
@@ -130,6 +137,18 @@ class KindLinear(nn.Module):
             *(selection.weight, selection.tailor_index.flatten(), Ranks(ranks, self.tailor_ranks)),
         )
         return y_BTO
+
+    def _kernels(
+        self, x_BTI: Tensor, selection: Selection, learngene: Components, ranks: tuple[int | None, ...]
+    ) -> Tensor:
+        """The product on a GPU, by Triton kernels."""
+        from kindgene.core.product_triton import gated_product
+
+        v, s, u = (selection.tailors[f"{self.name}.{factor}"] for factor in "vsu")
+        return gated_product(
+            *(x_BTI, learngene.v, learngene.s, learngene.u, self.bias, v, s, u, selection.weight),
+            *(selection.tailor_index, tuple(rank or 0 for rank in ranks), self.tailor_ranks),
+        )
 
     def _composed(
         self, x_BTI: Tensor, selection: Selection, learngene: Components, ranks: tuple[int | None, ...]
@@ -211,6 +230,17 @@ def _takes_fused(x: Tensor) -> bool:
     """Whether the hand-written product is for this input: on a CPU, with nothing looking into the operations."""
     looked_into = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
     return x.device.type == "cpu" and not looked_into
+
+
+def _takes_kernels(x_BTI: Tensor) -> bool:
+    """Whether Triton's kernels are for this input: on a CUDA device, unless a transform or an export looks into it."""
+    if x_BTI.device.type != "cuda" or not _HAS_TRITON:
+        return False
+    if torch.compiler.is_exporting() or torch._C._are_functorch_transforms_active():
+        return False
+    from kindgene.core.product_triton import takes
+
+    return takes(x_BTI)
 
 
 class ClassRows(nn.Module):
