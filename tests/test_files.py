@@ -104,3 +104,38 @@ def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
     (tmp_path / "plain").write_bytes(b"")
     files.write_bytes(tmp_path / "ours", b"")
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_many_files_at_once(tmp_path: Path) -> None:
+    """In pieces, in threads; the permissions are right whichever thread asks for the umask when."""
+    mode = os.umask(0o027)
+    try:
+        paths = [tmp_path / f"{number}" for number in range(40)]
+        files.in_threads(lambda path: files.write_pieces(path, [b"a", memoryview(b"bc"), b""]), paths)
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(mode)
+    assert {path.read_bytes() for path in paths} == {b"abc"}
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in paths}
+    if os.name != "nt":
+        assert {path.stat().st_mode & 0o777 for path in paths} == {0o640}
+
+
+def test_the_first_error_of_threads_is_raised_when_all_have_ended() -> None:
+    running, ended = [], []
+
+    def act(number: int) -> int:
+        running.append(number)
+        if number in (1, 3):
+            raise OSError(number, "no")
+        ended.append(number)
+        return -number
+
+    assert files.in_threads(act, [4, 2, 0]) == [-4, -2, 0]
+    assert files.in_threads(act, []) == []
+    for given in ([1], [0, 1, 2, 3, *range(4, 500)]):
+        running.clear(), ended.clear()
+        with pytest.raises(OSError, match="no") as error:
+            files.in_threads(act, given)
+        assert error.value.errno == 1
+        assert set(running) - set(ended) <= {1, 3}

@@ -14,24 +14,51 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
 from torch import Tensor
 
 StrPath = str | os.PathLike[str]
+_Given = TypeVar("_Given")
+_Made = TypeVar("_Made")
 
 _CHUNK = 1 << 20  # bytes
+_THREADS = 8  # most files at once: flushes wait for the disk, and a disk does several as fast as one
+_UMASK = threading.Lock()
 _LEFTOVER = re.compile(r"\.tmp(-.*\.part|[A-Za-z0-9]{6})")  # our temporary files, and those of safetensors
 
 
 def write_bytes(path: StrPath, data: bytes) -> None:
     """Writes (or replaces) a file as a whole. Raises OSError, and then leaves what was there before."""
+    write_pieces(path, [data])
+    sync_folder(Path(path).parent)
+
+
+def write_pieces(path: StrPath, pieces: Iterable[bytes | memoryview]) -> None:
+    """`write_bytes` of pieces, one after the other, for many files: `sync_folder` flushes their names together."""
     with _replacing(Path(path)) as temporary, temporary.open("wb") as file:
-        file.write(data)
+        for piece in pieces:
+            file.write(piece)
+
+
+def in_threads(act: Callable[[_Given], _Made], given: Sequence[_Given]) -> list[_Made]:
+    """`act` of each, in threads: for reading, hashing, writing and flushing, which all run beside each other.
+
+    The first error (in the order of `given`) is raised when all that had begun has ended; the rest is not begun.
+    """
+    if len(given) < 2:
+        return [act(one) for one in given]
+    pool = ThreadPoolExecutor(min(_THREADS, len(given)))
+    try:
+        return list(pool.map(act, given))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def write_json(path: StrPath, value: Any) -> None:
@@ -51,6 +78,7 @@ def write_safetensors(path: StrPath, tensors: Mapping[str, Tensor], metadata: Ma
     plain = {name: _own(tensor) for name, tensor in tensors.items()}
     with _replacing(Path(path)) as temporary:
         safetensors.torch.save_file(plain, temporary, None if metadata is None else dict(metadata))
+    sync_folder(Path(path).parent)
 
 
 def read_json(path: StrPath) -> Any:
@@ -119,8 +147,9 @@ def sync_folder(path: StrPath) -> None:
 
 def umask() -> int:
     """The permission bits that new files of this process do not get."""
-    mask = os.umask(0o077)
-    os.umask(mask)
+    with _UMASK:  # it is the process's own: two threads at once could leave the stricter one
+        mask = os.umask(0o077)
+        os.umask(mask)
     return mask
 
 
@@ -131,7 +160,10 @@ def is_leftover(name: str) -> bool:
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place if the block ends well and vanishes if not."""
+    """A temporary file beside `path` that takes its place if the block ends well and vanishes if not.
+
+    Flushed before it is renamed; the folder, with the new name, is not flushed here.
+    """
     handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=".part", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
@@ -144,7 +176,6 @@ def _replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import torch
 from kindgene.pool.classes import ClassEntry
 from kindgene.pool.folder import read_config, read_learngene
 from kindgene.pool.pool import Pool
-from kindgene.pool.tailor import Tailor, read_tailor, tailors_by_class, write_tailor
+from kindgene.pool.tailor import Tailor, read_tailor, tailors_by_class, write_tailors
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_a_file_comes_back_for_all_its_classes(shared):
     assert found.classes == ("b", "c")
     for mine, its in ((found.components, expected.components), (found.rows, expected.rows)):
         assert all(torch.equal(mine[key], its[key]) for key in its)
-    entries = write_tailor(shared.path, found, config.learngene_id, config.tailor_ranks_of("b"))
+    entries = write_tailors(shared.path, [(found, config.tailor_ranks_of("b"))], config.learngene_id)
     assert entries == {name: config.classes[name] for name in "bc"}
     assert hashlib.sha256((shared.path / file).read_bytes()).hexdigest() == config.classes["b"].sha256
 
@@ -121,7 +121,7 @@ def test_tensors_that_do_not_fit_are_named(shared, key, change, message):
         components[key] = change(value)
     wrong = replace(tailor, components=components)
     ranks = shared.config.tailor_ranks_of("a")
-    entries = write_tailor(shared.path, wrong, shared.config.learngene_id, ranks)
+    entries = write_tailors(shared.path, [(wrong, ranks)], shared.config.learngene_id)
     config = shared.config.with_classes({**shared.config.classes, **entries})
     with pytest.raises(ValueError, match=rf"a-.*safetensors: .*{message}"):
         read_tailor(shared.path, config, config.classes["a"].file, shared.learngene)

@@ -18,7 +18,7 @@ def state():
 @pytest.fixture
 def written(state, tmp_path):
     """A file and its hash."""
-    data = encode(state, {"who": "me", "what": "é"})
+    data = b"".join(encode(state, {"who": "me", "what": "é"}))
     (tmp_path / "x.safetensors").write_bytes(data)
     return tmp_path / "x.safetensors", hashlib.sha256(data).hexdigest()
 

@@ -7,7 +7,6 @@ more are deleted, and the model card is written anew.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -18,12 +17,12 @@ from pathlib import Path
 import filelock
 
 from kindgene.core.pieces import State
-from kindgene.files import is_leftover, read_json, sync_folder, write_bytes, write_json
+from kindgene.files import in_threads, is_leftover, read_json, sync_folder, write_bytes, write_json, write_pieces
 from kindgene.pool.card import model_card
-from kindgene.pool.classes import ClassEntry, ClassTable
+from kindgene.pool.classes import ClassTable
 from kindgene.pool.config import PoolConfig
-from kindgene.pool.tailor import Tailor, read_tailor, write_tailor
-from kindgene.pool.tensors import check_finite, encode, read_checked
+from kindgene.pool.tailor import Tailor, read_tailor, write_tailors
+from kindgene.pool.tensors import check_finite, encode, read_checked, sha256_of
 
 CONFIG_FILE = "config.json"
 LEARNGENE_FILE = "learngene.safetensors"
@@ -68,7 +67,7 @@ def read_learngene(root: Path, config: PoolConfig) -> State:
 def read_tailors(root: Path, config: PoolConfig, names: Sequence[str], learngene: State) -> list[Tailor]:
     """Reads the tailors of these classes, each file once."""
     files = dict.fromkeys(config.classes[name].file for name in names)
-    return [read_tailor(root, config, file, learngene) for file in files]
+    return in_threads(lambda file: read_tailor(root, config, file, learngene), list(files))
 
 
 def verify(root: Path) -> None:
@@ -97,11 +96,12 @@ def write_pool(root: Path, config: PoolConfig, learngene: State, tailors: Sequen
     if not fresh and (not root.is_dir() or any(root.iterdir())):
         raise ValueError(f"{root} exists and is not an empty folder; choose a new one (nothing was written)")
     data = encode(learngene, {"format": "kindgene-learngene", "learngene_id": config.learngene_id})
-    config = replace(config, learngene_sha256=hashlib.sha256(data).hexdigest(), generation=1)
+    config = replace(config, learngene_sha256=sha256_of(data), generation=1)
     root.mkdir(parents=True, exist_ok=True)
     try:
         sync_folder(root.parent)
-        write_bytes(root / LEARNGENE_FILE, data)
+        write_pieces(root / LEARNGENE_FILE, data)
+        sync_folder(root)
         config = _write_tailors(root, config, tailors)
         write_bytes(root / CARD_FILE, model_card(config, learngene).encode())
         write_json(root / CONFIG_FILE, config.to_json())
@@ -148,10 +148,8 @@ def tidy(root: Path, config: PoolConfig, learngene: State) -> None:
 
 
 def _write_tailors(root: Path, config: PoolConfig, tailors: Sequence[Tailor]) -> PoolConfig:
-    written: dict[str, ClassEntry] = {}
-    for tailor in tailors:
-        ranks = config.tailor_ranks_of(tailor.classes[0])
-        written.update(write_tailor(root, tailor, config.learngene_id, ranks))
+    new = [(tailor, config.tailor_ranks_of(tailor.classes[0])) for tailor in tailors]
+    written = write_tailors(root, new, config.learngene_id)
     return replace(config, classes={name: written.get(name, entry) for name, entry in config.classes.items()})
 
 

@@ -26,10 +26,10 @@ def measure_latency(model: nn.Module, inputs: Mapping[str, Any], device: str | t
     times = []
     with torch.inference_mode():
         for _ in range(WARMUP + REPEATS):
-            _wait(device)
+            wait(device)
             started = time.perf_counter()
             forward(model, placed)
-            _wait(device)
+            wait(device)
             times.append((time.perf_counter() - started) * 1000)
     return statistics.median(times[WARMUP:])
 
@@ -44,7 +44,7 @@ def forward(model: nn.Module, inputs: Mapping[str, Any]) -> None:
         model(**inputs)
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
     """Until all that was asked of an accelerator is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

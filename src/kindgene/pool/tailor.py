@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from kindgene.core.pieces import State
-from kindgene.files import sync_folder, write_bytes
+from kindgene.files import in_threads, sync_folder, write_pieces
 from kindgene.pool.classes import ClassEntry, Ranks, compact_ranks
 from kindgene.pool.config import PoolConfig
 from kindgene.pool.names import tailor_file
-from kindgene.pool.tensors import check_finite, check_tensors, encode, read_checked
+from kindgene.pool.tensors import check_finite, check_tensors, encode, read_checked, sha256_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +52,10 @@ class Tailor:
 
     def to_bytes(self, learngene_id: str) -> bytes:
         """The file's content; its metadata says whose it is, so that no two tailors have the same content."""
+        return b"".join(self.pieces(learngene_id))
+
+    def pieces(self, learngene_id: str) -> list[memoryview]:
+        """`to_bytes` in pieces: the tensors' own memory."""
         return encode({**self.components, **self.rows}, _metadata(self.classes, learngene_id))
 
     def entries(self, ranks: Ranks, file: str = "", digest: str = "") -> dict[str, ClassEntry]:
@@ -65,16 +69,26 @@ def tailors_by_class(tailors: Iterable[Tailor]) -> dict[str, Tailor]:
     return {name: tailor for tailor in tailors for name in tailor.classes}
 
 
-def write_tailor(folder: Path, tailor: Tailor, learngene_id: str, ranks: Ranks) -> dict[str, ClassEntry]:
-    """Writes a tailor's file (under a name that no other content has) and returns its classes' entries."""
-    data = tailor.to_bytes(learngene_id)
-    digest = hashlib.sha256(data).hexdigest()
-    file = tailor_file(tailor.classes, digest)
-    path = folder / file
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, data)
-    sync_folder(path.parent.parent)  # the name of a new folder reaches the disk before config.json refers to it
-    return tailor.entries(ranks, file, digest)
+def write_tailors(folder: Path, tailors: Sequence[tuple[Tailor, Ranks]], learngene_id: str) -> dict[str, ClassEntry]:
+    """Writes tailors' files (under names that no other content has) and returns their classes' entries.
+
+    All names, those of new folders too, have reached the disk when it returns: config.json may refer to them.
+    """
+
+    def write(one: tuple[Tailor, Ranks]) -> dict[str, ClassEntry]:
+        tailor, ranks = one
+        pieces = tailor.pieces(learngene_id)
+        digest = sha256_of(pieces)
+        file = tailor_file(tailor.classes, digest)
+        path = folder / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_pieces(path, pieces)
+        return tailor.entries(ranks, file, digest)
+
+    entries = {name: entry for written in in_threads(write, tailors) for name, entry in written.items()}
+    files = [folder / entry.file for entry in entries.values()]
+    in_threads(sync_folder, sorted({path.parent for path in files} | {path.parent.parent for path in files}))
+    return entries
 
 
 def read_tailor(folder: Path, config: PoolConfig, file: str, learngene: Mapping[str, Tensor]) -> Tailor:
