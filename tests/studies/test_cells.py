@@ -1,5 +1,7 @@
 """Cells are computed once, in any order, by several commands; results of other settings are not mixed."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
 
@@ -49,6 +51,19 @@ def test_they_run_in_any_order_and_compute_what_they_need(tmp_path):
     cells = Squares(tmp_path)
     assert run_cells([cells], "sum") == (3, 3)
     assert cells.computed == ["sum", "square/1"]
+
+
+def test_two_at_once_compute_a_cell_once(tmp_path):
+    class Slow(Squares):
+        def compute(self, name):
+            time.sleep(0.2)
+            return super().compute(name)
+
+    both = [Slow(tmp_path), Slow(tmp_path)]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda cells: cells.get("square/2"), both))
+    assert found == [{"value": 4}, {"value": 4}]
+    assert sorted(map(len, (cells.computed for cells in both))) == [0, 1]
 
 
 def test_a_pattern_that_meets_no_cell(tmp_path):

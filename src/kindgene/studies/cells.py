@@ -3,7 +3,8 @@
 A cell is named like a path, ``dense/0.002``, and needs nothing but what other cells leave on the same disk, which it
 has computed where they are missing: so cells can be run in any order, by separate commands, in short leases of a
 machine. What may leave the machine is small: JSON, and a PNG where samples were drawn. Run again, a cell gives the same
-figures on the same machine and versions; only seconds differ.
+figures on the same machine and versions; only seconds differ. Several commands may run at once: a cell that one of them
+is computing, the others wait for.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
+
+import filelock
 
 from kindgene.files import StrPath, read_json, write_json
 from kindgene.progress import NoProgress, Progress
@@ -76,20 +79,20 @@ class Cells(ABC):
         return self.file(name).is_file()
 
     def get(self, name: str) -> dict[str, Any]:
-        """A cell's figures: those that are kept, or else computed now and kept.
+        """A cell's figures: those that are kept, or else computed now and kept; waits where another process is at it.
 
         Raises ValueError for a file that is of other settings: results of two studies are not mixed.
         """
         file = self.file(name)
-        if file.exists():
-            found = read_json(file)
-            if not isinstance(found, dict) or found.get("settings") != self.told:
-                raise ValueError(f"{file} was computed with other settings; choose another folder, or remove it")
-            result: dict[str, Any] = found["result"]
-            return result
-        result = self.compute(name)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, {"settings": self.told, "result": result})
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(file.with_suffix(".lock")):
+                if not file.exists():
+                    write_json(file, {"settings": self.told, "result": self.compute(name)})
+        found = read_json(file)
+        if not isinstance(found, dict) or found.get("settings") != self.told:
+            raise ValueError(f"{file} was computed with other settings; choose another folder, or remove it")
+        result: dict[str, Any] = found["result"]
         return result
 
 
