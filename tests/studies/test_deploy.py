@@ -11,7 +11,7 @@ from kindgene.pool.budget import ImpossibleBudgetError
 from kindgene.studies import deploy
 from kindgene.studies.cell import Curve
 from kindgene.studies.cells import run_cells
-from kindgene.studies.deploy import CUT, DENSE, ROWS, SCALES, SCRATCH, WHOLE, Deploy, deploy_settings, latency
+from kindgene.studies.deploy import CUT, DENSE, MERGED, ROWS, SCALES, SCRATCH, WHOLE, Deploy, deploy_settings, latency
 from kindgene.studies.deploy_report import summarise, verdict, write_deploy
 from kindgene.studies.pretraining import SCALES as PRETRAINED
 
@@ -21,7 +21,7 @@ def study(tmp_path_factory):
     """All cells of seed 0. Not to be changed."""
     out = tmp_path_factory.mktemp("deploy")
     cells = Deploy(out, scale="tiny", cache=out / "cache")
-    assert run_cells([cells]) == (10, 10)
+    assert run_cells([cells]) == (11, 11)
     return cells
 
 
@@ -38,12 +38,14 @@ def again(study, out):
 
 def test_every_model_is_measured_on_every_set(result):
     assert list(result["sets"]) == ["1", "3"]
+    assert list(result["sets"]["1"]["rows"]) == list(ROWS)
+    assert [*result["sets"]["3"]["rows"], MERGED] == sorted(ROWS, key=lambda row: row == MERGED)
     for found in result["sets"].values():
-        assert list(found["rows"]) == list(ROWS)
-        for one in found["rows"].values():
+        for row, one in found["rows"].items():
             assert one["test"] > 0
             assert one["validation"] > 0
-            assert set(one["recognised"]) == set(one["fd"]) == {"1.0", "1.5"}
+            guidances = {"1.0"} if row == MERGED else {"1.0", "1.5"}  # it has no null class
+            assert set(one["recognised"]) == set(one["fd"]) == guidances
             assert set(one["latency"]) == {"1", "2"}
             assert one["bytes"] > 4 * one["parameters"]
         assert found["rows"][SCRATCH]["curve"][-1] == pytest.approx(found["rows"][SCRATCH]["validation"])
@@ -65,6 +67,12 @@ def test_of_all_classes_the_models_are_the_pretrain_studys(result, study):
     assert whole[WHOLE]["test"] == pytest.approx(base.get("decomposable/final")["test"], rel=1e-5)
     assert whole[DENSE]["test"] == pytest.approx(base.get("dense/final")["test"], rel=1e-6)
     assert whole[SCRATCH]["test"] == pytest.approx(base.get("dense-equal/final")["test"], rel=1e-6)
+
+
+def test_one_class_merged_is_the_same_model(result):
+    rows = result["sets"]["1"]["rows"]
+    assert rows[MERGED]["test"] == pytest.approx(rows[WHOLE]["test"], rel=1e-5)
+    assert rows[MERGED]["macs"] < rows[WHOLE]["macs"]
 
 
 def test_of_few_classes_the_models_give_what_they_give_for_these(study):
@@ -147,7 +155,7 @@ def test_latency_is_of_both_in_turn(study):
 
 def test_what_is_ahead_can_be_told(tmp_path):
     told = Deploy(tmp_path, scale="tiny").outlook()
-    assert told["cells"] == 10
+    assert told["cells"] == 11
     assert len(told["sets"]["3"]) == 3
     assert not list(tmp_path.iterdir())
 
@@ -207,8 +215,8 @@ def test_the_words_follow_from_the_figures():
     assert "test loss even (+0.0 %)" in two
     assert "from scratch" not in two
     assert "cannot be made so much smaller" in two
-    assert sizes == "KIND has fewer parameters than the dense twin for 1 of the classes, more for 2."
-    assert "1.25 to 1.25 times with 1 image, on 0.60 to 1.20 times its multiply-adds" in times
+    assert sizes == "KIND has fewer parameters than the dense twin for class sets of 1, more for 2."
+    assert "1.25 times with 1 image, on 0.60 to 1.20 times its multiply-adds" in times
     assert "fewer parameters than the dense twin for every number" in said(first)[1]
     assert "more parameters than the dense twin for every number" in said(second)[-2]
     assert said({WHOLE: {"refused": "no"}, DENSE: row(1.0, 100)}) == []

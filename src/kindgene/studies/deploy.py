@@ -1,12 +1,12 @@
 """The deploy study: the pre-trained model recombined for few and for many classes, against dense models.
 
-For class sets of several sizes, evenly spaced among the base classes, four models: KIND recombined whole; KIND
-recombined with half of those parameters, the components dropped that cost the output least on training images; the
-dense twin, which learned all base classes and keeps the label rows of these; and a dense DiT of as many parameters as
-the whole recombined one, trained from scratch on these classes alone. The last has the pretrain study's steps and batch
-size, so it sees each of its classes more often than any other model did, and the dense twin's best learning rate: no
-grid of its own. Of all base classes it is the pretrain study's own dense model of as many stored parameters, at that
-one's best rate.
+For class sets of several sizes, evenly spaced among the base classes: KIND recombined whole; of one class, merged into
+plain layers too, which have no gate to pass and no null class to guide with; KIND recombined with half of those
+parameters, the components dropped that cost the output least on training images; the dense twin, which learned all base
+classes and keeps the label rows of these; and a dense DiT of as many parameters as the whole recombined one, trained
+from scratch on these classes alone. The last has the pretrain study's steps and batch size, so it sees each of its
+classes more often than any other model did, and the dense twin's best learning rate: no grid of its own. Of all base
+classes it is the pretrain study's own dense model of as many stored parameters, at that one's best rate.
 
 Whatever the set, samples are judged among all base classes: with one class there is nothing else to take them for.
 """
@@ -46,12 +46,13 @@ from kindgene.transfer.pretraining import dense_control
 ROWS: Mapping[str, str] = MappingProxyType(
     {
         "kind": "KIND, recombined whole",
+        "kind-merged": "KIND, its one class merged into plain layers",
         "kind-cut": "KIND, recombined with components dropped",
         "dense": "the dense twin of all base classes",
         "scratch": "a dense DiT of as many parameters, these classes alone",
     }
 )
-WHOLE, CUT, DENSE, SCRATCH = ROWS
+WHOLE, MERGED, CUT, DENSE, SCRATCH = ROWS
 _WARMUP = 3
 
 
@@ -116,7 +117,11 @@ class Deploy(Cells):
         self.pool, self.twin = kept(self._pool), kept(self._twin)
 
     def names(self) -> tuple[str, ...]:
-        return tuple(f"{count}/{row}" for count in self.settings.sets for row in (REAL, *ROWS))
+        return tuple(f"{count}/{row}" for count in self.settings.sets for row in (REAL, *self.rows(count)))
+
+    def rows(self, count: int) -> tuple[str, ...]:
+        """What is compared for so many classes."""
+        return tuple(row for row in ROWS if count == 1 or row != MERGED)
 
     def compute(self, name: str) -> dict[str, Any]:
         first, _, row = name.partition("/")
@@ -142,7 +147,7 @@ class Deploy(Cells):
                 str(count): {
                     "classes": list(self.classes(count)),
                     "real": self.get(f"{count}/{REAL}"),
-                    "rows": {row: self.get(f"{count}/{row}") for row in ROWS},
+                    "rows": {row: self.get(f"{count}/{row}") for row in self.rows(count)},
                 }
                 for count in self.settings.sets
             },
@@ -162,9 +167,9 @@ class Deploy(Cells):
         return tuple(every[number * len(every) // count] for number in range(count))
 
     def recombined(self, count: int, row: str) -> nn.Module:
-        """KIND recombined for these classes, whole or with a share of the parameters. Raises ImpossibleBudgetError."""
+        """KIND recombined for these classes as the row says. Raises ImpossibleBudgetError."""
         names, pool = self.classes(count), self.pool()
-        plan = pool.plan(names)
+        plan = pool.plan(names, form="merged" if row == MERGED else "auto")
         if row == CUT:
             data = self.splits(count).train
             path = DiffusionPath.of(self.twin())
@@ -221,7 +226,8 @@ class Deploy(Cells):
         """Costs of a model, latency beside the dense twin's, and what it draws."""
         model.requires_grad_(False).eval()
         cost = measure_cost(model.cpu())  # a GPU's own kernels are not seen by the counter
-        model, beside, eyes = model.to(best_device()), self.dense(count), self.eyes(count)
+        model, beside = model.to(best_device()), self.dense(count)
+        eyes = self.eyes(count) if row != MERGED else self.eyes(count).unguided()
         return {
             "parameters": cost.parameters,
             "macs": cost.macs,

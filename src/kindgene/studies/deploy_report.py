@@ -10,14 +10,20 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from kindgene.evaluation.plots import png
-from kindgene.studies.deploy import CUT, DENSE, ROWS, SCRATCH, WHOLE
+from kindgene.studies.deploy import CUT, DENSE, MERGED, ROWS, SCRATCH, WHOLE
 from kindgene.studies.page import Picture, Report, Table, write_report
 from kindgene.studies.pretraining import REAL
 from kindgene.studies.samples import samples_picture
 from kindgene.studies.spread import Spread, against, spread, spreads, told
 from kindgene.studies.wording import of_data, of_features, of_judge, of_loss, share
 
-_COLOURS: Mapping[str, str] = {WHOLE: "#1f5fa8", CUT: "#7fb0e0", DENSE: "#444444", SCRATCH: "#d9662b"}
+_COLOURS: Mapping[str, str] = {
+    WHOLE: "#1f5fa8",
+    MERGED: "#2d8a57",
+    CUT: "#7fb0e0",
+    DENSE: "#444444",
+    SCRATCH: "#d9662b",
+}
 _COUNTED = ("parameters", "macs", "bytes", "test")
 
 
@@ -113,7 +119,8 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
         if _measured(found["rows"], WHOLE, DENSE)
     }
     if pairs:
-        sentences += [_of_sizes(pairs), _of_latency(pairs)]
+        single = summary["sets"].get("1", {"rows": {}})["rows"]
+        sentences += [_of_sizes(pairs), _of_latency(pairs, single[MERGED] if _measured(single, MERGED) else None)]
     return sentences
 
 
@@ -152,19 +159,35 @@ def _of_sizes(pairs: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]]) 
     if not smaller:
         return "KIND has more parameters than the dense twin for every number of classes tried."
     larger = _joined([count for count in pairs if count not in smaller])
-    return f"KIND has fewer parameters than the dense twin for {_joined(smaller)} of the classes, more for {larger}."
+    return f"KIND has fewer parameters than the dense twin for class sets of {_joined(smaller)}, more for {larger}."
 
 
-def _of_latency(pairs: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]]) -> str:
+def _of_latency(
+    pairs: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]], merged: Mapping[str, Any] | None
+) -> str:
     told_sizes = []
     for size in next(iter(pairs.values()))[0]["latency"]:
         ratios = [kind["latency"][size]["ratio"]["mean"] for kind, _ in pairs.values()]
-        told_sizes.append(f"{min(ratios):.2f} to {max(ratios):.2f} times with {size} image{'s' * (size != '1')}")
+        told_sizes.append(f"{_range(ratios)} times with {size} image{'s' * (size != '1')}")
     macs = [kind["macs"]["mean"] / dense["macs"]["mean"] for kind, dense in pairs.values()]
     return (
-        f"A forward of KIND takes, against the dense twin's, {', '.join(told_sizes)}, on {min(macs):.2f} to "
-        f"{max(macs):.2f} times its multiply-adds (on this machine)."
+        f"A forward of KIND takes, against the dense twin's, {', '.join(told_sizes)}, on {_range(macs)} times "
+        f"its multiply-adds (on this machine){_of_merged(merged)}."
     )
+
+
+def _of_merged(merged: Mapping[str, Any] | None) -> str:
+    """What one class merged into plain layers takes."""
+    if merged is None:
+        return ""
+    times = [f"{one['ratio']['mean']:.2f} times with {size}" for size, one in merged["latency"].items()]
+    return f"; merged into plain layers, one class takes {', '.join(times)}"
+
+
+def _range(figures: Sequence[float]) -> str:
+    """``1.25 to 1.50``, or one figure where all are the same."""
+    least, most = f"{min(figures):.2f}", f"{max(figures):.2f}"
+    return least if least == most else f"{least} to {most}"
 
 
 def _recognised_against(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
@@ -240,8 +263,8 @@ def _table(count: str, found: Mapping[str, Any]) -> Table:
             ]
         line.append(told(one["test"]))
         for guidance in guidances:
-            line.append(told(one["recognised"][guidance], ".1%") if one["recognised"] else "-")
-            line.append(told(one["fd"][guidance], ".2f"))
+            line.append(told(one["recognised"][guidance], ".1%") if guidance in one["recognised"] else "-")
+            line.append(told(one["fd"][guidance], ".2f") if guidance in one["fd"] else "-")
         cells.append(line)
     real = found["real"]
     notes = [f"Real test images: {share(real['recognised'])} recognised, FD {real['fd']:.2f}."]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,11 @@ class Eyes:
 
     def __init__(self, splits: Splits, extractor: Extractor, judge: Judge | None, look: Look, seed: int) -> None:
         self.splits, self.extractor, self.judge, self.look, self.seed = splits, extractor, judge, look, seed
+
+    def unguided(self) -> Eyes:
+        """The same for models without a null class, which cannot be guided."""
+        look = replace(self.look, guidances=(1.0,))
+        return Eyes(self.splits, self.extractor, self.judge, look, self.seed)
 
     def loss(self, model: nn.Module, data: Dataset) -> float:
         """The denoising loss on all images of `data`."""
