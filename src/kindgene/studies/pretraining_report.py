@@ -73,7 +73,7 @@ def pretrain_report(summary: Mapping[str, Any], pictures: Mapping[str, str]) -> 
 
 
 def verdict(summary: Mapping[str, Any]) -> list[str]:
-    """How KIND stands to each of the three others: loss, and distance of unguided samples."""
+    """How KIND stands to each of the three others: loss, and distance and what is recognised of unguided samples."""
     kind, seeds = summary["models"]["decomposable"], len(summary["seeds"])
     first = next(iter(kind["fd"]))
     sentences = []
@@ -81,9 +81,17 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
         other = summary["models"][name]
         sentences.append(
             f"KIND against {text}: test loss {against(kind['test'], other['test'], seeds)}; FD without guidance "
-            f"{against(kind['fd'][first], other['fd'][first], seeds)}."
+            f"{against(kind['fd'][first], other['fd'][first], seeds)}{_recognised(kind, other, first)}."
         )
     return sentences
+
+
+def _recognised(one: Mapping[str, Any], other: Mapping[str, Any], guidance: str) -> str:
+    """Nothing where nobody could judge."""
+    if guidance not in one["recognised"]:
+        return ""
+    mine, its = one["recognised"][guidance], other["recognised"][guidance]
+    return f", recognised {told(mine, '.1%')} against {told(its, '.1%')}"
 
 
 def _curves(summary: Mapping[str, Any]) -> Figure:
@@ -97,9 +105,9 @@ def _curves(summary: Mapping[str, Any]) -> Figure:
         axes.errorbar(
             steps, means, [below, above], color=colour, marker="o", ms=4, lw=1.5, capsize=2, label=MODELS[name]
         )
-    axes.set(xlabel="steps", ylabel="validation loss", yscale="log")
+    axes.set(xlabel="steps", ylabel="validation loss")
     axes.legend(frameon=False, fontsize=8)
-    axes.grid(alpha=0.25, which="both")
+    axes.grid(alpha=0.25)
     return figure
 
 

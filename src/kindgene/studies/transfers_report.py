@@ -122,9 +122,19 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
         ]
         told_pairs = "; ".join(f"against {text}: {against(tests[KIND], tests[row], seeds)}" for row, text in pairs)
         sentences.append(f"{task}: test loss of KIND {told(tests[KIND])}; {told_pairs}.")
+        sentences += _who_is_recognised(task, found["rows"], [KIND, *(row for row, _ in pairs)])
         if summary["study"] == "shift" and FULL in tests and SCRATCH in tests:
             sentences.append(_negative_transfer(task, tests, seeds))
     return sentences
+
+
+def _who_is_recognised(task: str, rows: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """What is recognised of samples without guidance; [] where nobody could judge."""
+    if not rows[KIND]["recognised"]:
+        return []
+    guidance = next(iter(rows[KIND]["recognised"]))
+    shares = ", ".join(f"{row} {told(rows[row]['recognised'][guidance], '.1%')}" for row in names)
+    return [f"{task}: recognised at guidance {guidance}: {shares}."]
 
 
 def _negative_transfer(task: str, tests: Mapping[str, Mapping[str, float]], seeds: int) -> str:
