@@ -255,13 +255,10 @@ def null_figures(model: Decomposable, eyes: Eyes, picture: Path) -> dict[str, fl
         clip=eyes.splits.clip,
         generator=torch.Generator().manual_seed(eyes.seed),
     )
-    drawn = eyes.splits.drawn(samples)
-    write_strip(picture, drawn[shown(classes, look.samples)])
-    entropy = None
-    if eyes.judge is not None:
-        taken_for = torch.cat([eyes.judge.predict(part) for part in drawn.split(eyes.at_once)])
-        entropy = judged(taken_for, taken_for, classes)["entropy"]
-    return {"fd": frechet_distance(eyes.reference, eyes.seen(drawn)), "entropy": entropy}
+    write_strip(picture, eyes.splits.drawn(samples[shown(classes, look.samples)]))
+    seen, taken_for = eyes.looked_at(eyes.splits.drawn(part) for part in samples.split(2 * eyes.at_once))
+    entropy = None if eyes.judge is None else judged(taken_for, taken_for, classes)["entropy"]
+    return {"fd": frechet_distance(eyes.reference, seen), "entropy": entropy}
 
 
 def class_means(eyes: Eyes) -> Tensor:
