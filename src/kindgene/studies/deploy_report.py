@@ -219,6 +219,7 @@ def _costs(summary: Mapping[str, Any]) -> Figure:
     """A column a class set: test loss against parameters and multiply-adds, what is recognised against parameters."""
     sets = summary["sets"]
     judged = all(row["recognised"] for found in sets.values() for row in found["rows"].values() if "test" in row)
+    guidance = str(summary["settings"]["pretraining"]["guidances"][-1])
     panels = [("parameters", "parameters", "test"), ("macs", "multiply-adds", "test")]
     panels += [("parameters", "parameters", "recognised")] if judged else []
     figure = Figure(figsize=(2.9 * len(sets) + 0.4, 2.5 * len(panels) + 0.5), layout="constrained")
@@ -226,9 +227,9 @@ def _costs(summary: Mapping[str, Any]) -> Figure:
     for (cost, title, quality), line in zip(panels, every, strict=True):
         for (count, found), axes in zip(sets.items(), line, strict=True):
             for row, one in found["rows"].items():
-                if "refused" in one:
-                    continue
-                figures = one["test"] if quality == "test" else list(one["recognised"].values())[-1]
+                if "refused" in one or (quality == "recognised" and guidance not in one["recognised"]):
+                    continue  # what cannot be guided is not compared with what is
+                figures = one["test"] if quality == "test" else one["recognised"][guidance]
                 bars = [[figures["mean"] - figures["least"]], [figures["most"] - figures["mean"]]]
                 axes.errorbar(
                     [one[cost]["mean"]], [figures["mean"]], bars, fmt="o", color=_COLOURS[row], capsize=2, label=row
