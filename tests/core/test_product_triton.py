@@ -107,9 +107,9 @@ def test_a_kernel_builds_for_an_h100(h100, name):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from kindgene.core import product_triton
+    from kindgene.core import triton_kernels
 
-    kernel, blocks = getattr(product_triton, name), BFLOAT16[name]
+    kernel, blocks = getattr(triton_kernels, name), BFLOAT16[name]
     signature, attributes = {}, {}
     for place, argument in enumerate(kernel.arg_names):
         pointer = {**OWN, **INDICES}.get(argument, "*bf16")
