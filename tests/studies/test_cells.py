@@ -20,7 +20,7 @@ class Squares(Cells):
     study = "squares"
 
     def __init__(self, folder, sizes=Sizes(), seed=0):
-        super().__init__(folder, sizes, "tiny", seed, None, None)
+        super().__init__(folder, {"tiny": sizes}, scale="tiny", seed=seed)
         self.sizes, self.computed = sizes, []
 
     def names(self):
@@ -83,6 +83,19 @@ def test_seeds_have_folders_of_their_own(tmp_path):
     assert seeds[0].file("square/1") == tmp_path / "squares" / "tiny-seed0" / "cells" / "square" / "1.json"
     assert seeds[1].has("square/1")
     assert not seeds[1].has("sum")
+
+
+def test_another_seed_and_a_scale_that_is_not_there(tmp_path):
+    class Plain(Squares):
+        def __init__(self, folder, **place):
+            Cells.__init__(self, folder, {"tiny": Sizes()}, **place)
+
+    first = Plain(tmp_path, scale="tiny", show=None)
+    assert first.of_seed(0) is first
+    second = first.of_seed(2)
+    assert (second.seed, second.scale, second.root) == (2, "tiny", tmp_path)
+    with pytest.raises(ValueError, match="the squares study has no scale 'mini'; there is tiny"):
+        Plain(tmp_path)
 
 
 def test_results_of_other_settings_are_not_mixed(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from kindgene.studies import transfers
 from kindgene.studies.cell import Curve
 from kindgene.studies.cells import run_cells
-from kindgene.studies.transfers import RATED, RATES, SCALES, SHIFTED, Transfers, transfer_settings
+from kindgene.studies.transfers import RATED, RATES, SCALES, SHIFTED, Novel, Shift, transfer_settings
 from kindgene.studies.transfers_report import CONTROL, FULL, KIND, SCRATCH, summarise, verdict, write_transfers
 from kindgene.transfer.strategies import STRATEGIES
 
@@ -18,7 +18,7 @@ from kindgene.transfer.strategies import STRATEGIES
 def novel(tmp_path_factory):
     """All cells of seed 0. Not to be changed."""
     out = tmp_path_factory.mktemp("studies")
-    cells = Transfers(out, "novel", scale="tiny", cache=out / "cache")
+    cells = Novel(out, scale="tiny", cache=out / "cache")
     done, of = run_cells([cells])
     assert done == of == 1 + 2 * (len(STRATEGIES) + len(RATED))
     return cells
@@ -47,13 +47,13 @@ def test_every_strategy_has_rates_and_a_row(result, novel):
 
 def test_what_is_finished_is_not_computed_again(result, novel, stages):
     heard, show = stages()
-    assert Transfers(novel.root, "novel", scale="tiny", cache=novel.cache, show=show).result() == result
+    assert Novel(novel.root, scale="tiny", cache=novel.cache, show=show).result() == result
     assert heard == []
     assert not [path for path in (novel.folder / "runs").rglob("*") if path.is_file()]  # checkpoints are large
 
 
 def test_a_cell_again_gives_the_same_figures(novel, tmp_path):
-    cells = Transfers(tmp_path, "novel", scale="tiny", cache=novel.cache)
+    cells = Novel(tmp_path, scale="tiny", cache=novel.cache)
     name = "novel-0/kind/final"
     assert {**cells.get(name), "seconds": None} == {**novel.get(name), "seconds": None}
     assert cells.picture(name).read_bytes() == novel.picture(name).read_bytes()
@@ -63,7 +63,7 @@ def test_the_studies_share_what_was_pre_trained(novel, stages, monkeypatch):
     few = replace(SCALES["tiny"], shift_rows=("kind", "full_finetune", "scratch"))
     monkeypatch.setattr(transfers, "SCALES", {"tiny": few})
     heard, show = stages()
-    shift = Transfers(novel.root, "shift", scale="tiny", cache=novel.cache, show=show)
+    shift = Shift(novel.root, scale="tiny", cache=novel.cache, show=show)
     found = shift.result()
     assert heard
     began = {stage.name.partition("/")[0] for stage in heard if stage.began is not None}
@@ -74,7 +74,7 @@ def test_the_studies_share_what_was_pre_trained(novel, stages, monkeypatch):
 
 def test_every_rate_is_tried_and_the_best_is_taken(novel, tmp_path, monkeypatch):
     monkeypatch.setattr(transfers, "SCALES", {"tiny": replace(SCALES["tiny"], rates=3)})
-    cells = Transfers(tmp_path, "novel", scale="tiny", cache=novel.cache)
+    cells = Novel(tmp_path, scale="tiny", cache=novel.cache)
     found = cells.row("novel-0", "full_finetune")
     assert set(found["rates"]) == {f"{rate:g}" for rate in RATES["full_finetune"]}
     assert f"{found['rate']:g}" == min(found["rates"], key=lambda rate: found["rates"][rate][-1])
@@ -133,18 +133,24 @@ def test_a_budget_that_cannot_be_met_and_a_training_that_diverges_are_kept_as_su
     def cannot(*some):
         raise ValueError("no rank trains so few")
 
-    cells = Transfers(novel.root, "novel", scale="tiny", cache=novel.cache)
+    cells = Novel(novel.root, scale="tiny", cache=novel.cache)
     monkeypatch.setattr(transfers, "rank_for_budget", cannot)
     assert cells.compute("novel-0/lora-equal/final") == {"refused": "no rank trains so few"}
     monkeypatch.setattr(transfers, "train_curve", lambda *some: Curve([], None))
-    other = Transfers(tmp_path, "novel", scale="tiny", cache=novel.cache)
+    other = Novel(tmp_path, scale="tiny", cache=novel.cache)
     monkeypatch.setattr(other, "base", novel.base)
     assert other.get("novel-0/full_finetune/final") == {"refused": "training diverged at every learning rate: 0.003"}
+
+
+def test_what_is_wrong_with_the_study_is_no_result_of_a_row(novel, tmp_path, monkeypatch):
+    """Figures of other settings are an error, not a row that could not be measured."""
+    cells = Novel(novel.root, scale="tiny", cache=novel.cache)
+    monkeypatch.setattr(cells.base, "told", {"other": "settings"})
+    with pytest.raises(ValueError, match="computed with other settings"):
+        cells.compute("novel-0/kind/final")
 
 
 def test_a_scale_that_is_not_there():
     with pytest.raises(ValueError, match="no scale 'huge'; there is tiny, mini, full"):
         transfer_settings("huge")
-    with pytest.raises(ValueError, match="novel and shift, not 'far'"):
-        Transfers("x", "far", scale="tiny")
     assert isinstance(SCALES, MappingProxyType)

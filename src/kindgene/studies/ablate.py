@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -39,11 +39,10 @@ from kindgene.files import StrPath
 from kindgene.models.dit import DiT
 from kindgene.studies.agnostic import judged
 from kindgene.studies.cell import train_curve
-from kindgene.studies.cells import Cells, ShowProgress
+from kindgene.studies.cells import Cells, Place, settings_of
 from kindgene.studies.glyph_models import new_dense
 from kindgene.studies.measure import Eyes, shown
 from kindgene.studies.pretraining import FINAL, Pretraining, one_class
-from kindgene.studies.source import Source
 from kindgene.studies.strips import write_strip
 from kindgene.training.config import TrainConfig
 from kindgene.transfer.kind import NullTailored, null_name
@@ -83,29 +82,18 @@ SCALES: Mapping[str, AblateSettings] = MappingProxyType(
 
 def ablate_settings(scale: str) -> AblateSettings:
     """The settings of a scale. Raises ValueError naming the scales there are."""
-    if scale not in SCALES:
-        raise ValueError(f"the ablate study has no scale {scale!r}; there is {', '.join(SCALES)}")
-    return SCALES[scale]
+    return settings_of("ablate", SCALES, scale)
 
 
 class Ablate(Cells):
     """A cell a variant, of its name. ``VARIANT/null.png`` are samples of the null class."""
 
     study = "ablate"
+    settings: AblateSettings
 
-    def __init__(
-        self,
-        folder: StrPath,
-        *,
-        scale: str = "mini",
-        seed: int = 0,
-        show: ShowProgress | None = None,
-        cache: StrPath | None = None,
-        source: Source | None = None,
-    ) -> None:
-        self.settings = ablate_settings(scale)
-        super().__init__(folder, self.settings, scale, seed, show, cache)
-        self.base = Pretraining(folder, scale=scale, seed=seed, show=self.show, cache=cache, source=source)
+    def __init__(self, folder: StrPath, **place: Unpack[Place]) -> None:
+        super().__init__(folder, SCALES, **place)
+        self.base = Pretraining(folder, **place)
         self.told["pretraining"] = self.base.told
 
     def names(self) -> tuple[str, ...]:

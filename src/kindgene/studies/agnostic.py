@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ from kindgene.diffusion.sampler import sample
 from kindgene.evaluation.classifier import Judge
 from kindgene.files import StrPath
 from kindgene.studies.cell import train_cell
-from kindgene.studies.cells import Cells, ShowProgress
+from kindgene.studies.cells import Cells, Place, settings_of
 from kindgene.studies.glyph_models import new_decomposable
 from kindgene.studies.latents import Latents, preset_sizes, train_choices
 from kindgene.studies.source import Glyphs, Source, Splits
@@ -161,9 +161,7 @@ SCALES: Mapping[str, AgnosticSettings] = MappingProxyType(
 
 def agnostic_settings(scale: str) -> AgnosticSettings:
     """The settings of a scale. Raises ValueError naming the scales there are."""
-    if scale not in SCALES:
-        raise ValueError(f"the agnostic study has no scale {scale!r}; there is {', '.join(SCALES)}")
-    return SCALES[scale]
+    return settings_of("agnostic", SCALES, scale)
 
 
 class Agnostic(Cells):
@@ -173,21 +171,12 @@ class Agnostic(Cells):
     """
 
     study = "agnostic"
+    settings: AgnosticSettings
 
-    def __init__(
-        self,
-        folder: StrPath,
-        *,
-        scale: str = "mini",
-        seed: int = 0,
-        show: ShowProgress | None = None,
-        cache: StrPath | None = None,
-        source: Source | None = None,
-    ) -> None:
-        self.settings = agnostic_settings(scale)
-        super().__init__(folder, self.settings, scale, seed, show, cache)
+    def __init__(self, folder: StrPath, **place: Unpack[Place]) -> None:
+        super().__init__(folder, SCALES, **place)
         sizes = self.settings.image_size, self.settings.per_class, self.settings.held_out
-        self.source: Source = source or Glyphs(*sizes, quick=self.settings.quick, cache=cache)
+        self.source: Source = place.get("source") or Glyphs(*sizes, quick=self.settings.quick, cache=self.cache)
         self.told |= self.source.told()
         self.classes = self.source.base[: self.settings.classes]
 

@@ -12,16 +12,17 @@ from __future__ import annotations
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self, TypedDict, TypeVar, Unpack
 
 import filelock
 
 from kindgene.files import StrPath, read_json, write_json
 from kindgene.progress import NoProgress, Progress
+from kindgene.studies.source import Source
 
 ShowProgress = Callable[[str], Progress]
 
@@ -32,25 +33,51 @@ class Settings(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
 
+class Place(TypedDict, total=False):
+    """Whose cells: of a `scale` ("mini" if not given) and a `seed` (0).
+
+    show: makes what a training reports to; cache: where what is rendered or learned once is kept; source: the data,
+    where they do not come with the package.
+    """
+
+    scale: str
+    seed: int
+    show: ShowProgress | None
+    cache: StrPath | None
+    source: Source | None
+
+
+_Settings = TypeVar("_Settings", bound=Settings)
+
+
+def settings_of(study: str, scales: Mapping[str, _Settings], scale: str) -> _Settings:
+    """The settings of a study's scale. Raises ValueError naming the scales there are."""
+    if scale not in scales:
+        raise ValueError(f"the {study} study has no scale {scale!r}; there is {', '.join(scales)}")
+    return scales[scale]
+
+
 class Cells(ABC):
-    """One seed of a study, under ``FOLDER/STUDY/SCALE-seedN``; `siblings` of other studies or seeds share FOLDER."""
+    """One seed of a study, under ``FOLDER/STUDY/SCALE-seedN``; other studies and seeds of the same FOLDER are found.
 
-    study: str
+    A study's own class is made with the folder and a `Place`, and hands on its table of scales.
+    """
 
-    def __init__(
-        self,
-        folder: StrPath,
-        settings: Settings,
-        scale: str,
-        seed: int,
-        show: ShowProgress | None,
-        cache: StrPath | None,
-    ) -> None:
-        self.root = Path(folder)
-        self.folder = self.root / self.study / f"{scale}-seed{seed}"
-        self.scale, self.seed, self.cache = scale, seed, cache
-        self.show: ShowProgress = show or (lambda cell: NoProgress())
-        self.told = plain(settings)
+    study: ClassVar[str]
+    settings: Any
+
+    def __init__(self, folder: StrPath, scales: Mapping[str, Settings], **place: Unpack[Place]) -> None:
+        self.root, self.place = Path(folder), place
+        self.scale, self.seed, self.cache = place.get("scale", "mini"), place.get("seed", 0), place.get("cache")
+        self.settings = settings_of(self.study, scales, self.scale)
+        self.folder = self.root / self.study / f"{self.scale}-seed{self.seed}"
+        self.show: ShowProgress = place.get("show") or (lambda cell: NoProgress())
+        self.told = plain(self.settings)
+
+    def of_seed(self, seed: int) -> Self:
+        """The same study with another seed."""
+        make: Any = type(self)
+        return self if seed == self.seed else make(self.root, **{**self.place, "seed": seed})
 
     @abstractmethod
     def names(self) -> tuple[str, ...]:

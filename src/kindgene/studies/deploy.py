@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache as kept
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Unpack
 
 import safetensors.torch
 import torch
@@ -35,11 +35,11 @@ from kindgene.pool.budget import ImpossibleBudgetError
 from kindgene.pool.latency import wait
 from kindgene.pool.pool import Pool
 from kindgene.studies.cell import best_device, train_curve
-from kindgene.studies.cells import Cells, ShowProgress
+from kindgene.studies.cells import Cells, Place, settings_of
 from kindgene.studies.glyph_models import new_dense
 from kindgene.studies.measure import Eyes
 from kindgene.studies.pretraining import REAL, Pretraining
-from kindgene.studies.source import Source, Splits
+from kindgene.studies.source import Splits
 from kindgene.transfer.new_classes import LABEL_TABLE, unfilled
 from kindgene.transfer.pretraining import dense_control
 
@@ -88,29 +88,18 @@ SCALES: Mapping[str, DeploySettings] = MappingProxyType(
 
 def deploy_settings(scale: str) -> DeploySettings:
     """The settings of a scale. Raises ValueError naming the scales there are."""
-    if scale not in SCALES:
-        raise ValueError(f"the deploy study has no scale {scale!r}; there is {', '.join(SCALES)}")
-    return SCALES[scale]
+    return settings_of("deploy", SCALES, scale)
 
 
 class Deploy(Cells):
     """A cell a model, ``CLASSES/ROW``, CLASSES being their number; ``CLASSES/real`` are figures of real images."""
 
     study = "deploy"
+    settings: DeploySettings
 
-    def __init__(
-        self,
-        folder: StrPath,
-        *,
-        scale: str = "mini",
-        seed: int = 0,
-        show: ShowProgress | None = None,
-        cache: StrPath | None = None,
-        source: Source | None = None,
-    ) -> None:
-        self.settings = deploy_settings(scale)
-        super().__init__(folder, self.settings, scale, seed, show, cache)
-        self.base = Pretraining(folder, scale=scale, seed=seed, show=self.show, cache=cache, source=source)
+    def __init__(self, folder: StrPath, **place: Unpack[Place]) -> None:
+        super().__init__(folder, SCALES, **place)
+        self.base = Pretraining(folder, **place)
         self.told["pretraining"] = self.base.told
         # Of this object, so that data and models are let go with it.
         self.splits, self.eyes = kept(self._splits), kept(self._eyes)

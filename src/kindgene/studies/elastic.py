@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import nn
@@ -36,9 +36,9 @@ from kindgene.models.dit import DiT
 from kindgene.pool.budget import ImpossibleBudgetError
 from kindgene.pool.pool import Pool
 from kindgene.studies.cell import best_device, train_cell
-from kindgene.studies.cells import Cells, ShowProgress
+from kindgene.studies.cells import Cells, Place, settings_of
 from kindgene.studies.glyph_models import new_decomposable, new_dense
-from kindgene.studies.source import Glyphs, Splits
+from kindgene.studies.source import Glyphs, Source, Splits
 from kindgene.training.config import TrainConfig
 
 CURVES: Mapping[str, str] = MappingProxyType(
@@ -148,28 +148,19 @@ SCALES: Mapping[str, ElasticSettings] = MappingProxyType(
 
 def elastic_settings(scale: str) -> ElasticSettings:
     """The settings of a scale. Raises ValueError naming the scales there are."""
-    if scale not in SCALES:
-        raise ValueError(f"the elastic study has no scale {scale!r}; there is {', '.join(SCALES)}")
-    return SCALES[scale]
+    return settings_of("elastic", SCALES, scale)
 
 
 class Elastic(Cells):
     """Trainings ``model/plain``, ``model/elastic``, ``model/dense`` and ``small/WIDTH``; measured, ``curve/NAME``."""
 
     study = "elastic"
+    settings: ElasticSettings
 
-    def __init__(
-        self,
-        folder: StrPath,
-        *,
-        scale: str = "mini",
-        seed: int = 0,
-        show: ShowProgress | None = None,
-        cache: StrPath | None = None,
-    ) -> None:
-        self.settings = elastic_settings(scale)
-        super().__init__(folder, self.settings, scale, seed, show, cache)
-        self.source = Glyphs(self.settings.image_size, self.settings.per_class, self.settings.held_out, cache=cache)
+    def __init__(self, folder: StrPath, **place: Unpack[Place]) -> None:
+        super().__init__(folder, SCALES, **place)
+        sizes = self.settings.image_size, self.settings.per_class, self.settings.held_out
+        self.source: Source = place.get("source") or Glyphs(*sizes, cache=self.cache)
         self.base = self.source.base[: self.settings.base_classes]
         self.deployed = self.base[: self.settings.deployed_classes]
 

@@ -135,9 +135,13 @@ def first_shown(labels: Tensor, classes: int) -> Tensor:
     return torch.cat([(labels == label).nonzero().flatten()[:2] for label in chosen])
 
 
+class DivergedError(ValueError):
+    """Training diverged at every learning rate that was tried."""
+
+
 def best_rate(runs: Sequence[tuple[float, dict[str, Any]]]) -> float:
-    """The rate whose last validation loss is least. Raises ValueError where training diverged at every one."""
+    """The rate whose last validation loss is least. Raises DivergedError where training diverged at every one."""
     defined = [(found["validation"][-1], rate) for rate, found in runs if found["validation"]]
     if not defined:
-        raise ValueError(f"training diverged at every learning rate: {', '.join(f'{rate:g}' for rate, _ in runs)}")
+        raise DivergedError(f"training diverged at every learning rate: {', '.join(f'{rate:g}' for rate, _ in runs)}")
     return min(defined)[1]

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import nn
@@ -24,7 +24,7 @@ from kindgene.evaluation.cost import measure_cost
 from kindgene.files import StrPath
 from kindgene.models.dit import DiT
 from kindgene.studies.cell import best_device, train_curve
-from kindgene.studies.cells import Cells, ShowProgress
+from kindgene.studies.cells import Cells, Place, settings_of
 from kindgene.studies.glyph_models import new_decomposable, new_dense
 from kindgene.studies.latents import Latents, backbone_choices, preset_sizes, train_choices
 from kindgene.studies.measure import Eyes, Look, best_rate
@@ -161,30 +161,19 @@ SCALES: Mapping[str, PretrainSettings] = MappingProxyType(
 
 def pretrain_settings(scale: str) -> PretrainSettings:
     """The settings of a scale. Raises ValueError naming the scales there are."""
-    if scale not in SCALES:
-        raise ValueError(f"the pretrain study has no scale {scale!r}; there is {', '.join(SCALES)}")
-    return SCALES[scale]
+    return settings_of("pretrain", SCALES, scale)
 
 
 class Pretraining(Cells):
     """The trainings: ``MODEL/RATE`` for seed 0, and for every seed ``MODEL/final`` at the best of those rates."""
 
     study = "pretrain"
+    settings: PretrainSettings
 
-    def __init__(
-        self,
-        folder: StrPath,
-        *,
-        scale: str = "mini",
-        seed: int = 0,
-        show: ShowProgress | None = None,
-        cache: StrPath | None = None,
-        source: Source | None = None,
-    ) -> None:
-        self.settings = pretrain_settings(scale)
-        super().__init__(folder, self.settings, scale, seed, show, cache)
+    def __init__(self, folder: StrPath, **place: Unpack[Place]) -> None:
+        super().__init__(folder, SCALES, **place)
         sizes = self.settings.image_size, self.settings.per_class, self.settings.held_out
-        self.source: Source = source or Glyphs(*sizes, quick=self.settings.quick, cache=cache)
+        self.source: Source = place.get("source") or Glyphs(*sizes, quick=self.settings.quick, cache=self.cache)
         self.told |= self.source.told()
         self.classes = self.source.base[: self.settings.classes]
 
@@ -301,12 +290,6 @@ class Pretraining(Cells):
             return low_rank_control(dense, settings.learngene_rank + settings.tailor_rank, generator=generator)
         stored = sum(value.numel() for value in self.new("decomposable").parameters())
         return dense_control(dense, stored, generator=generator)
-
-    def of_seed(self, seed: int) -> Pretraining:
-        """The same study with another seed."""
-        if seed == self.seed:
-            return self
-        return Pretraining(self.root, scale=self.scale, seed=seed, show=self.show, cache=self.cache, source=self.source)
 
     @cached_property
     def splits(self) -> Splits:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from kindgene.studies.cells import Cells
 from kindgene.studies.page import Report
@@ -52,11 +51,18 @@ def _deploy() -> Study:
     return Study(deploy_settings, Deploy, write_deploy)
 
 
-def _transfers(name: Literal["novel", "shift"]) -> Study:
-    from kindgene.studies.transfers import Transfers, transfer_settings
+def _novel() -> Study:
+    from kindgene.studies.transfers import Novel, transfer_settings
     from kindgene.studies.transfers_report import write_transfers
 
-    return Study(transfer_settings, partial(Transfers, study=name), write_transfers)
+    return Study(transfer_settings, Novel, write_transfers)
+
+
+def _shift() -> Study:
+    from kindgene.studies.transfers import Shift, transfer_settings
+    from kindgene.studies.transfers_report import write_transfers
+
+    return Study(transfer_settings, Shift, write_transfers)
 
 
 def _agnostic() -> Study:
@@ -83,8 +89,8 @@ def _elastic() -> Study:
 _IMPORTS: dict[str, Callable[[], Study]] = {
     "pretrain": _pretrain,
     "deploy": _deploy,
-    "novel": partial(_transfers, "novel"),
-    "shift": partial(_transfers, "shift"),
+    "novel": _novel,
+    "shift": _shift,
     "agnostic": _agnostic,
     "ablate": _ablate,
     "elastic": _elastic,

@@ -12,11 +12,12 @@ textures), where carrying everything over may hurt.
 from __future__ import annotations
 
 import shutil
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache as kept
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Unpack
 
 import torch
 
@@ -29,17 +30,16 @@ from kindgene.evaluation.denoising import noised_batches
 from kindgene.files import StrPath
 from kindgene.models.dit import DiT
 from kindgene.studies.cell import train_curve
-from kindgene.studies.cells import Cells, ShowProgress
+from kindgene.studies.cells import Cells, Place, settings_of
 from kindgene.studies.imagenet_source import FAR
 from kindgene.studies.latents import train_choices
-from kindgene.studies.measure import Eyes, best_rate
+from kindgene.studies.measure import DivergedError, Eyes, best_rate
 from kindgene.studies.pretraining import FINAL, REAL, Pretraining
-from kindgene.studies.source import Source, Splits
+from kindgene.studies.source import Splits
 from kindgene.training.config import TrainConfig
 from kindgene.transfer.budget import rank_for_budget
 from kindgene.transfer.strategies import STRATEGIES, Start, Transfer, make_transfer
 
-Study = Literal["novel", "shift"]
 EQUAL = "equal"
 """Ends the name of a strategy at the rank that trains as many numbers as KIND: ``lora-equal``."""
 RATED = ("lora", "dora", "pissa", "loha", "oft", "class_lora")
@@ -150,43 +150,39 @@ SCALES: Mapping[str, TransferSettings] = MappingProxyType(
 
 def transfer_settings(scale: str) -> TransferSettings:
     """The settings of a scale. Raises ValueError naming the scales there are."""
-    if scale not in SCALES:
-        raise ValueError(f"the transfer studies have no scale {scale!r}; there is {', '.join(SCALES)}")
-    return SCALES[scale]
+    return settings_of("transfer", SCALES, scale)
 
 
 class Transfers(Cells):
     """A study's trainings: ``TASK/ROW/RATE`` for seed 0, and for every seed ``TASK/ROW/final`` at the best rate.
 
-    ``TASK/real`` are figures of real images.
+    ``TASK/real`` are figures of real images. `Novel` and `Shift` share it; `others` are the settings of the other one.
     """
 
-    def __init__(
-        self,
-        folder: StrPath,
-        study: Study,
-        *,
-        scale: str = "mini",
-        seed: int = 0,
-        show: ShowProgress | None = None,
-        cache: StrPath | None = None,
-        source: Source | None = None,
-    ) -> None:
-        if study not in get_args(Study):
-            raise ValueError(f"the transfer studies are novel and shift, not {study!r}")
-        self.study: Study = study
-        self.settings = transfer_settings(scale)
-        super().__init__(folder, self.settings, scale, seed, show, cache)
-        self.base = Pretraining(folder, scale=scale, seed=seed, show=self.show, cache=cache, source=source)
-        novel = study == "novel"
-        others = ("shifts", "shift_classes", "shift_rows") if novel else ("tasks", "task_classes", "novel_rows")
-        self.told = {key: value for key, value in self.told.items() if key not in others}
+    settings: TransferSettings
+    others: ClassVar[tuple[str, ...]]
+
+    def __init__(self, folder: StrPath, **place: Unpack[Place]) -> None:
+        super().__init__(folder, SCALES, **place)
+        self.base = Pretraining(folder, **place)
+        self.told = {key: value for key, value in self.told.items() if key not in self.others}
         self.told["pretraining"] = self.base.told
-        self.rows = self.settings.novel_rows if novel else self.settings.shift_rows
-        count = self.settings.tasks
-        self.tasks: tuple[str, ...] = tuple(f"novel-{task}" for task in range(count)) if novel else self.settings.shifts
         # Of this object, so that data and models are let go with it.
         self.splits, self.eyes, self.start = kept(self._splits), kept(self._eyes), kept(self._start)
+
+    @property
+    @abstractmethod
+    def tasks(self) -> tuple[str, ...]:
+        """The sets of new classes."""
+
+    @property
+    @abstractmethod
+    def rows(self) -> tuple[str, ...]:
+        """What is compared: strategies, at their usual rank or ``-equal``."""
+
+    @abstractmethod
+    def _splits(self, task: str) -> Splits:
+        """A task's images."""
 
     def names(self) -> tuple[str, ...]:
         """Rate by rate, then the best: checkpoints of one row at a time lie on the disk."""
@@ -204,6 +200,7 @@ class Transfers(Cells):
         if rest == REAL:
             return self.eyes(task).real(self.picture(name))
         row, _, rate = rest.partition("/")
+        self.start(task)  # what is wrong with that is no row's own fault
         try:
             transfer = self.transfer(task, row)
         except ValueError as error:  # a budget that this strategy cannot meet
@@ -227,7 +224,7 @@ class Transfers(Cells):
             if not trained["validation"]:
                 return {"refused": "it diverged with this seed at the best rate of seed 0"}
             figures = self.eyes(task).figures(transfer.model, picture)
-        except (ValueError, FloatingPointError) as error:
+        except (DivergedError, FloatingPointError) as error:
             return {"refused": str(error)}
         shutil.rmtree(self.folder / "runs" / task / row, ignore_errors=True)
         return {**trained, **costs, **figures}
@@ -269,24 +266,12 @@ class Transfers(Cells):
 
     def grid(self, task: str, row: str) -> dict[str, list[float]]:
         """Rate -> validation losses on the way, of seed 0; [] where it diverged."""
-        first = self if self.seed == 0 else self.of_seed(0)
+        first = self.of_seed(0)
         return {f"{rate:g}": first.get(f"{task}/{row}/{rate:g}").get("validation", []) for rate in self.rates(row)}
 
     def rate(self, task: str, row: str) -> float:
         """The best learning rate, chosen with seed 0."""
         return best_rate([(float(rate), {"validation": losses}) for rate, losses in self.grid(task, row).items()])
-
-    def of_seed(self, seed: int) -> Transfers:
-        """The same study with another seed."""
-        return Transfers(
-            self.root,
-            self.study,
-            scale=self.scale,
-            seed=seed,
-            show=self.show,
-            cache=self.cache,
-            source=self.base.source,
-        )
 
     def transfer(self, task: str, row: str) -> Transfer:
         """A row's model at its first step. Raises ValueError for a budget that the strategy cannot meet."""
@@ -323,16 +308,6 @@ class Transfers(Cells):
         )
         return {"rate": rate, "validation": curve.validation, "seconds": curve.seconds}
 
-    def _splits(self, task: str) -> Splits:
-        """A task's images: evenly spaced novel classes, or the first ones of a far set."""
-        if self.study == "shift":
-            return self.base.source.far(task, self.settings.shift_classes)
-        count, size = self.settings.tasks, self.settings.task_classes
-        novel = self.base.source.novel
-        chosen = novel[:: max(1, len(novel) // (count * size))][: count * size]
-        number = int(task.removeprefix("novel-"))
-        return self.base.source.splits(chosen[number * size : (number + 1) * size])
-
     def _eyes(self, task: str) -> Eyes:
         splits, source = self.splits(task), self.base.source
         return Eyes(splits, source.eyes, source.judge(splits), self.base.settings.look, self.seed)
@@ -358,3 +333,45 @@ class Transfers(Cells):
         output: torch.Tensor = model(batch.x_t, batch.t, batch.labels)
         predicted, _ = path.split(output, channels=batch.x0.shape[1])
         return (predicted - path.target(batch.x0, batch.noise, batch.t)).square().mean()
+
+
+class Novel(Transfers):
+    """Classes of the same kind that pre-training has not seen; tasks ``novel-0``, ``novel-1``, ..."""
+
+    study = "novel"
+    others = ("shifts", "shift_classes", "shift_rows")
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(f"novel-{task}" for task in range(self.settings.tasks))
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        return self.settings.novel_rows
+
+    def _splits(self, task: str) -> Splits:
+        """Novel classes, evenly spaced."""
+        count, size = self.settings.tasks, self.settings.task_classes
+        novel = self.base.source.novel
+        chosen = novel[:: max(1, len(novel) // (count * size))][: count * size]
+        number = int(task.removeprefix("novel-"))
+        return self.base.source.splits(chosen[number * size : (number + 1) * size])
+
+
+class Shift(Transfers):
+    """Far domains; a task is the name of a far set."""
+
+    study = "shift"
+    others = ("tasks", "task_classes", "novel_rows")
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return self.settings.shifts
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        return self.settings.shift_rows
+
+    def _splits(self, task: str) -> Splits:
+        """The first classes of a far set."""
+        return self.base.source.far(task, self.settings.shift_classes)
