@@ -192,7 +192,7 @@ def _walk(root: Path, classes: Sequence[str] | None) -> tuple[tuple[str, ...], l
 
 def _refuse_empty(root: Path, class_names: Sequence[str], found: Sequence[_Members], unfit: Sequence[Skipped]) -> None:
     """Raises ValueError for a class folder without image files."""
-    for name, members in zip(class_names, found, strict=False):
+    for name, members in zip(class_names, found[:-1], strict=True):  # the last are of no class
         if members.files:
             continue
         first = next((each for each in unfit if Path(each.path).parent == root / name), None)

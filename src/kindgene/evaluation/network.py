@@ -46,7 +46,7 @@ class Network(nn.Module):
         stride = max(1, image_size // 16)
         side = image_size // stride // 4
         layers: list[nn.Module] = []
-        for before, after, step in zip((1, *_CHANNELS), _CHANNELS, (stride, 2, 2), strict=False):
+        for before, after, step in zip((1, *_CHANNELS[:-1]), _CHANNELS, (stride, 2, 2), strict=True):
             layers += [nn.Conv2d(before, after, 3, step, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
         self.body = nn.Sequential(*layers, nn.Flatten())
         # The norm keeps features from dying (always 0), which would make every covariance singular.

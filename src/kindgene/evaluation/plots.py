@@ -91,9 +91,9 @@ def draw_spectra(figure: Any, kinds: Mapping[str, Sequence[Curve]], notes: Mappi
             if curve.tailors:
                 places = range(1, len(curve.tailors) + 1)
                 axes.plot(places, curve.tailors, color=oranges(shade), lw=1.2, marker=".", ms=3)
-        for line, (note, colour) in enumerate(zip(notes.get(kind, ()), (BLUE, ORANGE), strict=False)):
+        for line, note in enumerate(notes.get(kind, ())):  # of the learngene, and of tailors where there are any
             corner = {"ha": "right", "va": "top", "transform": axes.transAxes}
-            axes.text(0.97, 0.96 - 0.09 * line, note, fontsize=7, color=colour, **corner)
+            axes.text(0.97, 0.96 - 0.09 * line, note, fontsize=7, color=(BLUE, ORANGE)[line], **corner)
         _from_zero(axes)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.set_xlabel("component", fontsize=8)
@@ -260,7 +260,7 @@ def _panels(figure: Any, names: Sequence[str], share: bool = False) -> dict[str,
     grid = figure.subplots(math.ceil(len(names) / columns), columns, squeeze=False, sharey=share).flatten()
     for axes in grid[len(names) :]:
         axes.remove()
-    axes_of = dict(zip(names, grid, strict=False))
+    axes_of = dict(zip(names, grid[: len(names)], strict=True))
     for name, axes in axes_of.items():
         axes.set_title(name, fontsize=10)
         axes.tick_params(labelsize=7)
