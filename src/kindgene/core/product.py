@@ -221,12 +221,18 @@ def _chunks(
     """Rows of a piece [R, K, F] gathered as contiguous [B, N, M, CHUNK, F], each part zero-padded to whole chunks."""
     most = max(ranks.tailor)
     padded = -(-most // CHUNK) * CHUNK
-    wide = piece.new_empty(len(index), ranks.parts, padded, piece.shape[2], dtype=dtype)
-    for part, (own, rank) in enumerate(zip(piece.split(ranks.tailor, dim=1), ranks.tailor, strict=True)):
-        wide[:, part, :rank] = own.index_select(0, index)
-        wide[:, part, rank:] = 0
+    rows = piece.index_select(0, index)
+    if padded == most == min(ranks.tailor):
+        wide = rows.to(dtype).view(-1, ranks.parts, most, piece.shape[2])
+    else:
+        wide = rows.new_zeros(len(index), ranks.parts, padded, piece.shape[2], dtype=dtype)
+        if most == min(ranks.tailor):  # the usual case: one copy for all parts
+            wide[:, :, :most] = rows.unflatten(1, (ranks.parts, most))
+        else:
+            for part, (own, rank) in enumerate(zip(rows.split(ranks.tailor, dim=1), ranks.tailor, strict=True)):
+                wide[:, part, :rank] = own
     wide = wide.unflatten(0, batch_most).transpose(1, 2)
-    return [chunk.contiguous() for chunk in wide.split(CHUNK, dim=3)]
+    return [chunk.contiguous() for chunk in wide.split(CHUNK, dim=3)] if padded > CHUNK else [wide.contiguous()]
 
 
 def _chunk_gradients(
