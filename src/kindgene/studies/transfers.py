@@ -150,7 +150,7 @@ SCALES: Mapping[str, TransferSettings] = MappingProxyType(
 
 def transfer_settings(scale: str) -> TransferSettings:
     """The settings of a scale. Raises ValueError naming the scales there are."""
-    return settings_of("transfer", SCALES, scale)
+    return settings_of("novel or shift", SCALES, scale)
 
 
 class Transfers(Cells):
