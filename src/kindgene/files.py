@@ -29,7 +29,7 @@ _Given = TypeVar("_Given")
 _Made = TypeVar("_Made")
 
 _CHUNK = 1 << 20  # bytes
-_THREADS = 8  # most files at once: flushes wait for the disk, and a disk does several as fast as one
+_THREADS = min(8, 2 * (os.cpu_count() or 1))  # most files at once: flushes wait for the disk, hashing for a core
 _UMASK = threading.Lock()
 _LEFTOVER = re.compile(r"\.tmp(-.*\.part|[A-Za-z0-9]{6})")  # our temporary files, and those of safetensors
 

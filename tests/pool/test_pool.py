@@ -77,19 +77,18 @@ def test_classes_that_were_not_loaded_are_asked_for(pool_folder, tmp_path, names
 
 def test_a_class_removed_while_the_pool_is_being_opened(pool_folder, monkeypatch):
     """The file of a class vanishes between the reading of config.json and of the file."""
-    real = pool_files.read_learngene
+    real = pool_files.read_parts
     others = iter(["cat", "Cat"])
 
-    def meanwhile(root, config):
-        learngene = real(root, config)
+    def meanwhile(root, config, names):
         gone = next(others, None)
         if gone:
-            monkeypatch.setattr(pool_files, "read_learngene", real)
+            monkeypatch.setattr(pool_files, "read_parts", real)
             Pool.from_pretrained(root).remove([gone])
-            monkeypatch.setattr(pool_files, "read_learngene", meanwhile)
-        return learngene
+            monkeypatch.setattr(pool_files, "read_parts", meanwhile)
+        return real(root, config, names)
 
-    monkeypatch.setattr(pool_files, "read_learngene", meanwhile)
+    monkeypatch.setattr(pool_files, "read_parts", meanwhile)
     assert Pool.from_pretrained(pool_folder).loaded == ("../../x", "\u00e9", "e\u0301")
 
 
@@ -436,7 +435,7 @@ def test_a_config_that_cannot_be_read_is_named(pool_folder, text, message):
 def test_a_path_that_leaves_the_pool_is_not_followed(pool_folder, file, monkeypatch):
     rewritten(pool_folder, lambda config: config["classes"]["cat"].update(file=file))
     opened = []
-    monkeypatch.setattr(pool_files, "read_tailor", lambda *args: opened.append(args))
+    monkeypatch.setattr(pool_files, "read_bytes", lambda *args: opened.append(args))
     with pytest.raises(ValueError, match=r"'cat': .* is not the path of a tailor's file inside the pool"):
         Pool.from_pretrained(pool_folder)
     assert opened == []

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from kindgene.pool.classes import ClassEntry
-from kindgene.pool.folder import read_config, read_learngene
+from kindgene.pool.folder import read_config, read_parts, read_tailors
 from kindgene.pool.pool import Pool
-from kindgene.pool.tailor import Tailor, read_tailor, tailors_by_class, write_tailors
+from kindgene.pool.tailor import Tailor, tailors_by_class, write_tailors
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_a_file_comes_back_for_all_its_classes(shared):
     config = shared.config
     file = config.classes["b"].file
     assert file == config.classes["c"].file != config.classes["a"].file
-    found = read_tailor(shared.path, config, file, shared.learngene)
+    (found,) = read_tailors(shared.path, config, ["b", "c"], shared.learngene)
     expected = tailors_by_class(shared.tailors)["c"]
     assert found.classes == ("b", "c")
     for mine, its in ((found.components, expected.components), (found.rows, expected.rows)):
@@ -124,14 +124,14 @@ def test_tensors_that_do_not_fit_are_named(shared, key, change, message):
     entries = write_tailors(shared.path, [(wrong, ranks)], shared.config.learngene_id)
     config = shared.config.with_classes({**shared.config.classes, **entries})
     with pytest.raises(ValueError, match=rf"a-.*safetensors: .*{message}"):
-        read_tailor(shared.path, config, config.classes["a"].file, shared.learngene)
+        read_tailors(shared.path, config, ["a"], shared.learngene)
 
 
 def test_a_tailor_s_shapes_follow_its_own_ranks(pool_folder, scatter):
     pool = Pool.from_pretrained(pool_folder)
     pool.add(scatter(pool.transfer(["wide"], tailor_rank=7)))
     config = read_config(pool_folder)
-    tailor = read_tailor(pool_folder, config, config.classes["wide"].file, read_learngene(pool_folder, config))
+    _, (tailor,) = read_parts(pool_folder, config, ["wide"])
     assert tailor.components["blocks.0.attn.qkv.u"].shape == (21, 16)
     assert config.classes["wide"].tailor_ranks == 7
     assert config.classes["cat"].tailor_ranks == 4

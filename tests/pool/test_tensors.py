@@ -6,13 +6,18 @@ import pytest
 import safetensors.torch
 import torch
 
-from kindgene.pool.tensors import check_finite, check_tensors, encode, read_checked, state_id
+from kindgene.pool.tensors import check_finite, check_tensors, encode, parse, read_bytes, state_id
 
 
 @pytest.fixture
 def state():
     generator = torch.Generator().manual_seed(0)
     return {"b.u": torch.randn(3, 4, generator=generator), "a.s": torch.arange(3.0), "n": torch.tensor(5)}
+
+
+def read(path, digest):
+    """Tensors and metadata of a file."""
+    return parse(path, read_bytes(path, digest))
 
 
 @pytest.fixture
@@ -24,7 +29,7 @@ def written(state, tmp_path):
 
 
 def test_what_is_written_comes_back(state, written):
-    tensors, metadata = read_checked(*written)
+    tensors, metadata = read(*written)
     assert metadata == {"who": "me", "what": "é"}
     assert tensors.keys() == state.keys()
     assert all(torch.equal(tensors[key], state[key]) and tensors[key].dtype == state[key].dtype for key in state)
@@ -42,7 +47,7 @@ def test_bytes_do_not_depend_on_order_or_layout(state):
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"x\.safetensors is missing: the pool is incomplete; copy it again"):
-        read_checked(tmp_path / "x.safetensors", "0" * 64)
+        read(tmp_path / "x.safetensors", "0" * 64)
 
 
 def test_what_is_no_file_is_named(written):
@@ -50,7 +55,7 @@ def test_what_is_no_file_is_named(written):
     path.unlink()
     path.mkdir()
     with pytest.raises(ValueError, match=r"x\.safetensors cannot be read: Is a directory"):
-        read_checked(path, digest)
+        read(path, digest)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "longer"])
@@ -61,21 +66,21 @@ def test_other_bytes_are_refused(written, damage):
         data[-1] ^= 1
     path.write_bytes({"cut": data[:-5], "flipped": data, "empty": b"", "longer": data + b"\0"}[damage])
     with pytest.raises(ValueError, match=rf"x\.safetensors is not the file .* expected {digest[:16]}.*copy it again"):
-        read_checked(path, digest)
+        read(path, digest)
 
 
 @pytest.mark.parametrize("data", [b"", b"not tensors", b"\xff" * 64])
 def test_what_is_no_safetensors_file_is_refused_even_with_its_hash(tmp_path, data):
     (tmp_path / "x").write_bytes(data)
     with pytest.raises(ValueError, match="x is not a safetensors file that kindgene wrote"):
-        read_checked(tmp_path / "x", hashlib.sha256(data).hexdigest())
+        read(tmp_path / "x", hashlib.sha256(data).hexdigest())
 
 
 @pytest.mark.parametrize("metadata", [None, {"other": "x"}, {"kindgene": "[]"}])
 def test_a_file_of_another_program_has_no_metadata(tmp_path, metadata):
     data = safetensors.torch.save({"a": torch.ones(2)}, metadata)
     (tmp_path / "x").write_bytes(data)
-    assert read_checked(tmp_path / "x", hashlib.sha256(data).hexdigest())[1] == {}
+    assert read(tmp_path / "x", hashlib.sha256(data).hexdigest())[1] == {}
 
 
 @pytest.mark.parametrize(

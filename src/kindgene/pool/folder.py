@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import filelock
+from torch import Tensor
 
 from kindgene.core.pieces import State
 from kindgene.files import in_threads, is_leftover, read_json, sync_folder, write_bytes, write_json, write_pieces
 from kindgene.pool.card import model_card
 from kindgene.pool.classes import ClassTable
 from kindgene.pool.config import PoolConfig
-from kindgene.pool.tailor import Tailor, read_tailor, write_tailors
-from kindgene.pool.tensors import check_finite, encode, read_checked, sha256_of
+from kindgene.pool.tailor import Tailor, as_tailor, write_tailors
+from kindgene.pool.tensors import check_finite, encode, parse, read_bytes, sha256_of
 
 CONFIG_FILE = "config.json"
 LEARNGENE_FILE = "learngene.safetensors"
@@ -43,31 +45,21 @@ def read_config(root: Path) -> PoolConfig:
     return PoolConfig.from_json(read_json(path), str(path))
 
 
-def read_learngene(root: Path, config: PoolConfig) -> State:
-    """Reads the learngene: this pool's own, finite, with the components and null rows that the config says."""
-    path = root / LEARNGENE_FILE
-    state, metadata = read_checked(path, config.learngene_sha256)
-    found = str(metadata.get("learngene_id"))
-    if found != config.learngene_id:
-        raise ValueError(f"{path} is another learngene ({found[:16]}; this pool has {config.learngene_id[:16]})")
-    for target, ranks in config.ranks.items():
-        total, parts = sum(ranks), len(ranks)
-        for factor, dimensions in (("u", 2), ("s", 1), ("v", 2)):
-            _expect(path, state, f"{target}.{factor}", dimensions, total)
-        bias = state.get(f"{target}.bias")
-        outputs = state[f"{target}.u"].shape[1] * parts
-        if bias is not None and tuple(bias.shape) != (outputs,):
-            raise ValueError(f"{path}: {target}.bias has shape {list(bias.shape)}, expected [{outputs}]")
-    for table in config.label_tables:
-        _expect(path, state, f"{table}.null_row", 1, None)
-    check_finite(path, state)
-    return state
+def read_parts(root: Path, config: PoolConfig, names: Sequence[str]) -> tuple[State, list[Tailor]]:
+    """Reads the learngene and the tailors of these classes, each file once and several at once.
+
+    Raises ValueError naming the file, what was expected and what was found.
+    """
+    files = _files_of(config, names)
+    data, *others = _contents(root, {LEARNGENE_FILE: config.learngene_sha256, **files})
+    learngene = _as_learngene(root / LEARNGENE_FILE, data, config)
+    return learngene, _as_tailors(root, config, files, others, learngene)
 
 
 def read_tailors(root: Path, config: PoolConfig, names: Sequence[str], learngene: State) -> list[Tailor]:
-    """Reads the tailors of these classes, each file once."""
-    files = dict.fromkeys(config.classes[name].file for name in names)
-    return in_threads(lambda file: read_tailor(root, config, file, learngene), list(files))
+    """Reads the tailors of these classes, each file once and several at once. Raises ValueError alike."""
+    files = _files_of(config, names)
+    return _as_tailors(root, config, files, _contents(root, files), learngene)
 
 
 def verify(root: Path) -> None:
@@ -78,10 +70,10 @@ def verify(root: Path) -> None:
     config = read_config(root)
     if isinstance(config.classes, ClassTable):
         config.classes.check()
-    learngene = read_learngene(root, config)
-    files = dict.fromkeys(entry.file for entry in config.classes.values())
-    for file in files:
-        read_tailor(root, config, file, learngene)
+    learngene, _ = read_parts(root, config, ())
+    files = {entry.file: name for name, entry in config.classes.items()}
+    for name in files.values():
+        read_tailors(root, config, [name], learngene)
     for path in sorted((root / TAILOR_FOLDER).rglob("*.safetensors")):
         if path.relative_to(root).as_posix() not in files:
             raise ValueError(f"{path} is of no class of this pool; the next change of the pool removes it")
@@ -96,13 +88,15 @@ def write_pool(root: Path, config: PoolConfig, learngene: State, tailors: Sequen
     if not fresh and (not root.is_dir() or any(root.iterdir())):
         raise ValueError(f"{root} exists and is not an empty folder; choose a new one (nothing was written)")
     data = encode(learngene, {"format": "kindgene-learngene", "learngene_id": config.learngene_id})
-    config = replace(config, learngene_sha256=sha256_of(data), generation=1)
     root.mkdir(parents=True, exist_ok=True)
     try:
         sync_folder(root.parent)
-        write_pieces(root / LEARNGENE_FILE, data)
+        with ThreadPoolExecutor(1) as beside:
+            written = beside.submit(write_pieces, root / LEARNGENE_FILE, data)
+            config = _write_tailors(root, config, tailors)
+            config = replace(config, learngene_sha256=sha256_of(data), generation=1)
+            written.result()
         sync_folder(root)
-        config = _write_tailors(root, config, tailors)
         write_bytes(root / CARD_FILE, model_card(config, learngene).encode())
         write_json(root / CONFIG_FILE, config.to_json())
     except BaseException:
@@ -145,6 +139,43 @@ def tidy(root: Path, config: PoolConfig, learngene: State) -> None:
     """Deletes what no class refers to any more and writes the model card; call it `locked`, after `commit`."""
     _collect_garbage(root, config)
     write_bytes(root / CARD_FILE, model_card(config, learngene).encode())
+
+
+def _files_of(config: PoolConfig, names: Sequence[str]) -> dict[str, str]:
+    """The files of these classes' tailors and their hashes."""
+    return {entry.file: entry.sha256 for entry in (config.classes[name] for name in names)}
+
+
+def _contents(root: Path, files: Mapping[str, str]) -> list[Tensor]:
+    """What files hold, read and compared with their hashes side by side."""
+    return in_threads(lambda one: read_bytes(root / one[0], one[1]), list(files.items()))
+
+
+def _as_tailors(
+    root: Path, config: PoolConfig, files: Iterable[str], contents: Iterable[Tensor], learngene: State
+) -> list[Tailor]:
+    """In one thread: it is Python's own work, of which two threads only hinder each other."""
+    return [as_tailor(root / f, data, config, f, learngene) for f, data in zip(files, contents, strict=True)]
+
+
+def _as_learngene(path: Path, data: Tensor, config: PoolConfig) -> State:
+    """The learngene: this pool's own, finite, with the components and null rows that the config says."""
+    state, metadata = parse(path, data)
+    found = str(metadata.get("learngene_id"))
+    if found != config.learngene_id:
+        raise ValueError(f"{path} is another learngene ({found[:16]}; this pool has {config.learngene_id[:16]})")
+    for target, ranks in config.ranks.items():
+        total, parts = sum(ranks), len(ranks)
+        for factor, dimensions in (("u", 2), ("s", 1), ("v", 2)):
+            _expect(path, state, f"{target}.{factor}", dimensions, total)
+        bias = state.get(f"{target}.bias")
+        outputs = state[f"{target}.u"].shape[1] * parts
+        if bias is not None and tuple(bias.shape) != (outputs,):
+            raise ValueError(f"{path}: {target}.bias has shape {list(bias.shape)}, expected [{outputs}]")
+    for table in config.label_tables:
+        _expect(path, state, f"{table}.null_row", 1, None)
+    check_finite(path, state)
+    return state
 
 
 def _write_tailors(root: Path, config: PoolConfig, tailors: Sequence[Tailor]) -> PoolConfig:

@@ -379,8 +379,7 @@ def _read(root: Path, wanted: hub.Wanted) -> tuple[PoolConfig, State, list[Tailo
     while True:
         try:
             names = wanted(config)
-            learngene = folder.read_learngene(root, config)
-            return config, learngene, folder.read_tailors(root, config, names, learngene)
+            return config, *folder.read_parts(root, config, names)
         except ValueError:  # a class may have been removed while its file was about to be read
             before, config = config, folder.read_config(root)
             if config.generation == before.generation:

@@ -16,7 +16,7 @@ from kindgene.files import in_threads, sync_folder, write_pieces
 from kindgene.pool.classes import ClassEntry, Ranks, compact_ranks
 from kindgene.pool.config import PoolConfig
 from kindgene.pool.names import tailor_file
-from kindgene.pool.tensors import check_finite, check_tensors, encode, read_checked, sha256_of
+from kindgene.pool.tensors import check_finite, check_tensors, encode, parse, sha256_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,11 +91,13 @@ def write_tailors(folder: Path, tailors: Sequence[tuple[Tailor, Ranks]], learnge
     return entries
 
 
-def read_tailor(folder: Path, config: PoolConfig, file: str, learngene: Mapping[str, Tensor]) -> Tailor:
-    """Reads and checks a tailor's file. Raises ValueError naming the file, what was expected and what was found."""
-    path = folder / file
+def as_tailor(path: Path, data: Tensor, config: PoolConfig, file: str, learngene: Mapping[str, Tensor]) -> Tailor:
+    """The tailor that is the content of a file. Raises ValueError naming what was expected and what was found.
+
+    path: what is named; data: the content [bytes, uint8], of which the tensors are views; file: its name in the config.
+    """
     members = config.members(file)
-    tensors, metadata = read_checked(path, config.classes[members[0]].sha256)
+    tensors, metadata = parse(path, data)
     found = str(metadata.get("learngene_id"))
     if found != config.learngene_id:
         raise ValueError(

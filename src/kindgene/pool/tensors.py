@@ -31,8 +31,11 @@ def sha256_of(pieces: Iterable[memoryview]) -> str:
     return digest.hexdigest()
 
 
-def read_checked(path: Path, sha256: str) -> tuple[State, dict[str, str]]:
-    """Tensors and metadata of a file, read once, after its hash was compared. ValueError naming the file."""
+def read_bytes(path: Path, sha256: str) -> Tensor:
+    """A file's content [bytes, uint8], read once, after its hash was compared. ValueError naming the file.
+
+    Nearly all of it runs beside other threads; `parse` does not.
+    """
     try:
         with path.open("rb", buffering=0) as file:
             data = torch.empty(os.fstat(file.fileno()).st_size, dtype=torch.uint8)
@@ -49,6 +52,11 @@ def read_checked(path: Path, sha256: str) -> tuple[State, dict[str, str]]:
             f"{path} is not the file this pool was written with (sha256 {found[:16]}, expected {sha256[:16]}): "
             "truncated, damaged or foreign; copy it again"
         )
+    return data
+
+
+def parse(path: Path, data: Tensor) -> tuple[State, dict[str, str]]:
+    """Tensors (views of `data`, what `read_bytes` read of the path) and metadata. ValueError naming the file."""
     try:
         tensors, told = from_bytes(data)
         metadata = json.loads(told.get(_METADATA, "{}"))
