@@ -248,6 +248,17 @@ def test_random_components_come_from_the_generator_alone(backbone):
     assert all(torch.equal(made[0][name], value) for name, value in made[1].items())
 
 
+def test_unfilled_components_are_zero_and_draw_nothing(backbone):
+    dense, before = backbone.dense(1), torch.get_rng_state()
+    settings = KindConfig(num_classes=5, learngene_rank=2, tailor_rank=1, targets=backbone.targets, init="random")
+    model = make_decomposable(dense, settings, filled=False)
+    assert torch.equal(torch.get_rng_state(), before)
+    for layer in model.layers.values():
+        assert not any(factor.any() for factor in (layer.u, layer.s, layer.v))
+    assert not model.bank.tailors.rows.any()
+    assert not model.bank.labels.rows.any()
+
+
 @pytest.mark.parametrize("fused", [1, 2])
 def test_the_active_weight_starts_with_the_dense_weight_s_variance(fused):
     """Learngene and one tailor together, each part on its own; the learngene alone has its share."""

@@ -5,11 +5,12 @@ import json
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kindgene.core.config import KindConfig
 from kindgene.core.convert import make_decomposable
 from kindgene.models.dit import DiT
-from kindgene.pool.backbones import TABLE, build_backbone, describe_backbone, floating_dtype
+from kindgene.pool.backbones import TABLE, Unfilled, build_backbone, describe_backbone, floating_dtype
 from kindgene.pool.pool import Pool
 
 
@@ -94,6 +95,46 @@ def test_label_tables_are_resized_and_drop_no_labels(backbone):
     assert {back.get_submodule(name).num_embeddings for name in tables} == ({3} if tables else set())
     assert bool(tables) == (backbone.name != "ViTModel")
     assert not [child for child in back.modules() if getattr(child, "dropout_prob", 0)]
+
+
+class Drawn(TorchDispatchMode):
+    """Counts the numbers that are drawn."""
+
+    def __init__(self):
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket in (torch.ops.aten.uniform_, torch.ops.aten.normal_) and not args[0].is_meta:
+            self.numbers += args[0].numel()
+        return func(*args, **(kwargs or {}))
+
+
+def test_weights_that_are_replaced_are_not_drawn_first(pool_folder):
+    pool = Pool.from_pretrained(pool_folder)
+    before = torch.get_rng_state()
+    with Drawn() as drawn:
+        model = pool.recombine(["cat", "Cat"])
+        plain = pool.recombine(["cat"], form="merged")
+    # The patch embedding is drawn as a flat view of its data, which does not look like a parameter.
+    assert drawn.numbers == 2 * model.module.x_embedder.proj.weight.numel()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(value.isfinite().all() for whole in (model, plain) for value in whole.parameters())
+    with Drawn() as drawn:
+        DiT(input_size=4, in_channels=1, hidden_size=16, depth=1, num_heads=2, num_classes=1)
+    assert drawn.numbers > 1000
+
+
+def test_only_parameters_are_left_unfilled():
+    with Unfilled():
+        layer = nn.Linear(2, 2)
+        with torch.no_grad():
+            layer.weight.copy_(torch.ones(2, 2))
+            for fill in (nn.init.xavier_uniform_, nn.init.zeros_, torch.Tensor.normal_):
+                fill(layer.weight)
+        table = torch.zeros(3).fill_(2.0)
+    assert torch.equal(layer.weight, torch.ones(2, 2))
+    assert torch.equal(table, torch.full((3,), 2.0))
 
 
 @pytest.mark.parametrize("change", [{"depth": 2}, {"hidden_size": 32}])

@@ -40,12 +40,14 @@ def make_decomposable(
     generator: torch.Generator | None = None,
     *,
     tailors: Tensor | None = None,
+    filled: bool = True,
 ) -> Decomposable:
     """Makes `module` decomposable: every target becomes learngene components plus a tailor a class, behind one gate.
 
     The module is consumed: use the returned model in its place. Random components are drawn with `generator` (torch's
     default one if None). `tailors` are the ids, ascending, of those that this process holds, one of several that train
-    tailors of their own (`training/placement.py`): it never has memory for the others.
+    tailors of their own (`training/placement.py`): it never has memory for the others. Not `filled`, components and
+    label rows stay at zero: for whoever loads others at once.
 
     Raises ValueError, naming the layer, for a pattern that matches nothing, a target that is not exactly ``nn.Linear``,
     tied weights, impossible ranks, and loaded weights that would be thrown away unasked; the module is as it was then.
@@ -69,9 +71,9 @@ def make_decomposable(
         held=tailors,
     ).to(some.v.device)
     with torch.no_grad():
-        for name, layer in layers.items():
+        for name, layer in layers.items() if filled else ():
             _fill(layer, bank, module.get_parameter(f"{name}.weight"), init, generator)
-        for name, table in rows.items():
+        for name, table in rows.items() if filled else ():
             _fill_table(table, bank, module.get_parameter(f"{name}.weight"), name)
 
     # What could fail has not: the module is changed from here on.

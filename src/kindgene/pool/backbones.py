@@ -6,13 +6,14 @@ No code is ever taken from a pool. Any other backbone is given as a module (``ba
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 TABLE: Mapping[str, str] = {
     "DiT": "kindgene.models.dit",
@@ -55,26 +56,45 @@ def build_backbone(
 ) -> nn.Module:
     """A plain dense backbone for these classes, with label tables of one row a class (and a null row, last).
 
-    Its weights are about to be replaced. `low_rank` is installed where the model is to keep thin pairs. Raises
-    ValueError for a backbone of another class, or that cannot be built from the config.
+    Its weights are about to be replaced: they have no values yet. `low_rank` is installed where the model is to keep
+    thin pairs. Raises ValueError for a backbone of another class, or that cannot be built from the config.
     """
     own = {"num_classes": len(class_names), "class_names": list(class_names), "null_row": null_row}
-    if backbone is not None:
-        if _kind(backbone) != kind:
-            raise ValueError(f"this pool was made from a {kind}; backbone= is a {_kind(backbone)}")
-        module: Any = copy.deepcopy(backbone)
-    elif kind not in TABLE:
+    if backbone is not None and _kind(backbone) != kind:
+        raise ValueError(f"this pool was made from a {kind}; backbone= is a {_kind(backbone)}")
+    if backbone is None and kind not in TABLE:
         raise ValueError(f"backbone {kind} is not one that pools rebuild ({', '.join(TABLE)}); pass backbone=module")
-    else:
-        module = _from_config(kind, {**_plain(config), **own} if kind == "DiT" else _plain(config))
-    _resize_tables(module, label_tables, len(class_names) + int(null_row))
-    if low_rank is not None:
-        from kindgene.models.low_rank import install_low_rank
+    with torch.random.fork_rng(devices=[]), Unfilled():  # what draws all the same does so from a copy
+        if backbone is not None:
+            module: Any = copy.deepcopy(backbone)
+        else:
+            module = _from_config(kind, {**_plain(config), **own} if kind == "DiT" else _plain(config))
+        _resize_tables(module, label_tables, len(class_names) + int(null_row))
+        if low_rank is not None:
+            from kindgene.models.low_rank import install_low_rank
 
-        install_low_rank(module, low_rank)
+            install_low_rank(module, low_rank)
     if kind == "DiT":
         module.register_to_config(**own, low_rank=None if low_rank is None else dict(low_rank))
     return cast(module, dtype)
+
+
+class Unfilled(TorchFunctionMode):
+    """Within it parameters get no first values, which take longer than the weights that replace them at once."""
+
+    _FILLS = (Tensor.uniform_, Tensor.normal_, Tensor.fill_, Tensor.zero_)
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        named = kwargs or {}
+        tensor = args[0] if args else named.get("tensor")
+        fills = func in self._FILLS or getattr(func, "__module__", None) == nn.init.__name__
+        return tensor if fills and isinstance(tensor, nn.Parameter) else func(*args, **named)
 
 
 def _kind(module: nn.Module) -> str:

@@ -50,12 +50,11 @@ def assemble(
         gate_map=[used.index(tailor_of[name]) for name in classes],
         init="random",
     )
-    with torch.random.fork_rng(devices=[]):  # first values that are replaced at once
-        dtype = floating_dtype(learngene)
-        module = build_backbone(
-            config.backbone, config.backbone_config, classes, config.label_tables, backbone, dtype=dtype
-        )
-        model = make_decomposable(module, kind)
+    dtype = floating_dtype(learngene)
+    module = build_backbone(
+        config.backbone, config.backbone_config, classes, config.label_tables, backbone, dtype=dtype
+    )
+    model = make_decomposable(module, kind, filled=False)
     rows = [tailor_of[name].row_of(name) for name in classes]
     join(model, Pieces(learngene, [tailor.components for tailor in used], rows))
     model.class_names = tuple(classes)
@@ -111,17 +110,16 @@ def plain_model(
     """The plain model of one class that a plan describes, out of its merged `parts`: no gate, no null class."""
     dtype = floating_dtype(learngene)
     low_rank = {target: ranks for target, ranks in plan.ranks.items() if any(rank is not None for rank in ranks)}
-    with torch.random.fork_rng(devices=[]):  # first values that are replaced at once
-        module = build_backbone(
-            config.backbone,
-            config.backbone_config,
-            plan.classes,
-            config.label_tables,
-            backbone,
-            dtype=dtype,
-            null_row=False,
-            low_rank=low_rank,
-        )
+    module = build_backbone(
+        config.backbone,
+        config.backbone_config,
+        plan.classes,
+        config.label_tables,
+        backbone,
+        dtype=dtype,
+        null_row=False,
+        low_rank=low_rank,
+    )
     state = {key: value for key, value in learngene.items() if not _is_replaced(key, config)}
     for table, row in tailor.row_of(plan.classes[0]).items():
         state[f"{table}.weight"] = row.unsqueeze(0)

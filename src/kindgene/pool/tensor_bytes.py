@@ -80,18 +80,18 @@ def from_bytes(data: Tensor) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError("its header is not an object")
     metadata = header.pop("__metadata__", None) or {}
     content, place, tensors = data[_LENGTH + length :], 0, {}
-    for key, value in sorted(header.items(), key=lambda item: _begin(*item)):
-        begin, end = value["data_offsets"]
-        shape, dtype = value["shape"], _DTYPES.get(value["dtype"])
+    total = len(content)
+    for begin, end, key in sorted((*_place(key, value), key) for key, value in header.items()):
+        shape, dtype = header[key]["shape"], _DTYPES.get(header[key]["dtype"])
         if dtype is None or not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
             raise ValueError(f"{key} has no dtype or shape that is known")
-        if begin != place or end != begin + math.prod(shape) * dtype.itemsize or end > len(content):
+        if begin != place or end != begin + math.prod(shape) * dtype.itemsize or end > total:
             raise ValueError(f"{key} does not lie where its shape says")
         piece = content[begin:end]
         if piece.data_ptr() % dtype.itemsize:  # only in a file that pads its header otherwise
             piece = piece.clone()
         tensors[key], place = piece.view(dtype).view(shape), end
-    if place != len(content):
+    if place != total:
         raise ValueError("it is longer than its tensors")
     return tensors, metadata
 
@@ -102,7 +102,8 @@ def memory(tensor: Tensor) -> memoryview:
     return view
 
 
-def _begin(key: str, value: Any) -> tuple[int, int]:
+def _place(key: str, value: Any) -> tuple[int, int]:
+    """Where a tensor begins and ends, in bytes of what follows the header."""
     try:
         begin, end = value["data_offsets"]
         if type(begin) is type(end) is int and {"dtype", "shape"} <= value.keys():
