@@ -133,6 +133,7 @@ SCALES: Mapping[str, PretrainSettings] = MappingProxyType(
             tailor_rank=3,
             steps=1600,
             batch_size=64,
+            rates=(2e-3, 4e-3, 8e-3),
         ),
         "full": PretrainSettings(
             classes=150,
