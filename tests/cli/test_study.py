@@ -1,6 +1,8 @@
 """kindgene study: tables, pictures and JSON of each study at tiny scale, and what is refused."""
 
 import json
+import multiprocessing
+import time
 from dataclasses import replace
 
 import pytest
@@ -42,6 +44,37 @@ def test_the_agnostic_study_cell_by_cell(kindgene, tmp_path, cache):
     assert (tmp_path / "agnostic" / "tiny" / "agnostic.html").is_file()
 
 
+def test_another_process_takes_part(kindgene, tmp_path, cache, monkeypatch):
+    """It computes everything where this one only waits."""
+    from kindgene.studies import cells
+
+    def wait(seeds, *_):
+        until = time.monotonic() + 120
+        while (found := cells.finished(seeds))[0] < found[1]:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+
+    monkeypatch.setattr(cells, "run_cells", wait)
+    told = kindgene("study", "agnostic", "--scale", "tiny", "--out", tmp_path, "--jobs", 2)
+    assert told.out.endswith(f"report: {tmp_path / 'agnostic' / 'tiny' / 'agnostic.html'}\n")
+    assert told.err == ""
+    assert multiprocessing.active_children() == []
+
+
+def test_what_stops_this_process_stops_those_that_take_part(refused, tmp_path, cache, monkeypatch):
+    from kindgene.studies import cells
+
+    def fail(*_):
+        assert len(multiprocessing.active_children()) == 2
+        raise ValueError("no more")
+
+    monkeypatch.setattr(cells, "run_cells", fail)
+    command = ("study", "agnostic", "--scale", "tiny", "--out", tmp_path, "--jobs", 3)
+    assert refused(*command) == "kindgene: no more\n"
+    assert multiprocessing.active_children() == []
+    assert "at least 1" in refused(*command[:-1], 0)
+
+
 def test_a_dry_run_leaves_nothing(kindgene, tmp_path):
     told = json.loads(kindgene("study", "elastic", "--dry-run", "--out", tmp_path / "x").out)
     assert (told["scale"], told["seeds"], told["steps"]) == ("mini", 1, 1000)
@@ -81,8 +114,10 @@ def test_a_study_in_several_commands(kindgene, refused, tmp_path, cache, few):
     assert told == "2 of 7 cells are finished; the report needs all of them: give the command again\n"
     assert "finished seed 0 stars/kind/final" in kindgene(*look, "--list").out
     assert "2 of 7 cells are finished" in kindgene(*look, "--minutes", "1e-9").out
-    told = kindgene(*look).out
+    found = kindgene(*look)
+    told = found.out
     assert "stars: test loss of KIND" in told
+    assert "no cell left" in found.err
     page = tmp_path / "shift" / "tiny" / "shift.html"
     assert told.endswith(f"report: {page}\n")
     assert page.is_file()

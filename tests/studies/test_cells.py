@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
 
+import filelock
 import pytest
 
 from kindgene.studies import cells as module
@@ -75,6 +76,31 @@ def test_none_is_begun_after_the_time(tmp_path, monkeypatch):
     clock = count(0, 40)  # seconds a look
     monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
     assert run_cells([Squares(tmp_path)], minutes=1) == (1, 3)
+
+
+def test_cells_that_others_compute_come_last(tmp_path):
+    cells, heard = Squares(tmp_path), []
+    lock = cells.file("square/1").with_suffix(".lock")
+    lock.parent.mkdir(parents=True)
+    held = filelock.FileLock(lock).acquire()
+
+    def tell(told):
+        heard.append(told)
+        if len(heard) == 1:
+            assert not cells.finish("square/1", wait=False)
+            held.lock.release()  # the other process ends without having computed it
+
+    cells.sizes = Sizes((1, 2, 3))
+    assert run_cells([cells], "square/*", tell=tell) == (3, 4)
+    assert cells.computed == ["square/2", "square/3", "square/1"]
+    assert [told.split(",")[0] for told in heard] == ["2 cells left", "1 cell left", "no cell left"]
+
+
+def test_the_time_left_is_told_at_the_pace_so_far(tmp_path, monkeypatch):
+    clock, heard = count(0, 90), []
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    assert run_cells([Squares(tmp_path)], tell=heard.append) == (3, 3)
+    assert heard == ["2 cells left, about 0:06:00", "1 cell left, about 0:03:00", "no cell left"]
 
 
 def test_seeds_have_folders_of_their_own(tmp_path):

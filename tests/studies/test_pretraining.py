@@ -1,5 +1,6 @@
 """The pretrain study at tiny scale: controls are of their size, a cell again is the same, words follow from figures."""
 
+import copy
 import json
 import shutil
 
@@ -99,6 +100,20 @@ def test_it_is_written_for_reading_and_for_programs(result, tmp_path):
     for name in ("curves", "samples"):
         assert f"({name}.png)" in told
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_losses_at_every_learning_rate_stand_side_by_side(result, tmp_path):
+    changed = copy.deepcopy(result)
+    kind, dense = (changed["models"][name]["rates"] for name in ("decomposable", "dense"))
+    kind["0.001"], dense["0.001"], dense["0.004"] = [0.45, 0.2], [0.5, 0.1], []
+    table = write_pretrain(tmp_path / "three", [changed]).tables[1]
+    assert table.title.endswith("seed 0: after 50% of the steps and at the end")
+    assert (table.rows[0][0], *table.rows[0][1:3]) == ("0.001", "0.4500, 0.2000", "0.5000, 0.1000")
+    assert table.rows[0][-1] == "-10.0 %, +100.0 %"
+    assert (table.rows[2][2], table.rows[2][-1]) == ("diverged", "-")
+    for found in changed["models"].values():
+        found["rates"] = {"0.002": found["rates"]["0.002"]}
+    assert len(write_pretrain(tmp_path / "one", [changed]).tables) == 1
 
 
 def said(kind, dense):

@@ -14,6 +14,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, TypedDict, TypeVar, Unpack
@@ -110,35 +111,69 @@ class Cells(ABC):
 
         Raises ValueError for a file that is of other settings: results of two studies are not mixed.
         """
+        self.finish(name)
         file = self.file(name)
-        if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(file.with_suffix(".lock")):
-                if not file.exists():
-                    write_json(file, {"settings": self.told, "result": self.compute(name)})
         found = read_json(file)
         if not isinstance(found, dict) or found.get("settings") != self.told:
             raise ValueError(f"{file} was computed with other settings; choose another folder, or remove it")
         result: dict[str, Any] = found["result"]
         return result
 
+    def finish(self, name: str, *, wait: bool = True) -> bool:
+        """Computes a cell that is not there yet. False where another process is at it and `wait` is not wanted."""
+        file = self.file(name)
+        if file.exists():
+            return True
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            held = filelock.FileLock(file.with_suffix(".lock")).acquire(blocking=wait)
+        except filelock.Timeout:
+            return False
+        with held:
+            if not file.exists():
+                write_json(file, {"settings": self.told, "result": self.compute(name)})
+        return True
 
-def run_cells(seeds: Sequence[Cells], wanted: str = "*", minutes: float | None = None) -> tuple[int, int]:
+
+def run_cells(
+    seeds: Sequence[Cells],
+    wanted: str = "*",
+    minutes: float | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> tuple[int, int]:
     """Computes the cells whose name matches the pattern `wanted`; after so many `minutes` none is begun any more.
 
-    Returns how many cells of all are finished, and how many there are. Raises ValueError where no cell is wanted.
+    Cells that another process is at come last. `tell` hears, after each, how many are left and about how long they
+    take. Returns how many cells of all are finished, and how many there are. Raises ValueError where none is wanted.
     """
-    until = float("inf") if minutes is None else time.monotonic() + 60 * minutes
     chosen = [(cells, name) for cells in seeds for name in cells.names() if fnmatchcase(name, wanted)]
     if not chosen:
         some = ", ".join(seeds[0].names()[:3])
         raise ValueError(f"no cell matches {wanted!r}; cells are named like {some}")
+    missing = [(cells, name) for cells, name in chosen if not cells.has(name)]
     for cells, name in chosen:
-        if time.monotonic() >= until:
-            break
-        cells.get(name)
+        if (cells, name) not in missing:
+            cells.get(name)  # of these settings, or an error before any work
+    begun = time.monotonic()
+    until = float("inf") if minutes is None else begun + 60 * minutes
+    for wait in (False, True):
+        for cells, name in missing:
+            if not cells.has(name) and time.monotonic() < until and cells.finish(name, wait=wait):
+                left = sum(not cells.has(name) for cells, name in missing)
+                tell(_told(left, len(missing) - left, time.monotonic() - begun))
+    return finished(seeds)
+
+
+def finished(seeds: Sequence[Cells]) -> tuple[int, int]:
+    """How many cells of all are finished, and how many there are."""
     every = [cells.has(name) for cells in seeds for name in cells.names()]
     return sum(every), len(every)
+
+
+def _told(left: int, done: int, seconds: float) -> str:
+    """``12 cells left, about 0:34:00`` at the pace of those that were computed."""
+    cells = "1 cell" if left == 1 else f"{left} cells"
+    return f"{cells} left, about {timedelta(seconds=round(left * seconds / done))}" if left else "no cell left"
 
 
 def plain(settings: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Glyphs. Beside the decomposable model and its dense twin: a plain low-rank model of rank N_G + N_T without classes (is
 it the classes, or just thin matrices?) and a dense model of as many stored parameters (is it just more numbers?). Each
-at the learning rate of a grid of three that is best on validation images of seed 0; figures are of test images.
+at the learning rate of a grid that is best on validation images of seed 0; figures are of test images.
 
 The models are pre-trained once: the deploy, novel, shift and ablate studies begin with these.
 """
@@ -133,7 +133,7 @@ SCALES: Mapping[str, PretrainSettings] = MappingProxyType(
             tailor_rank=3,
             steps=1600,
             batch_size=64,
-            rates=(2e-3, 4e-3, 8e-3),
+            rates=(1e-3, 2e-3, 4e-3, 8e-3),
         ),
         "full": PretrainSettings(
             classes=150,

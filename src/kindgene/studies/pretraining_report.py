@@ -15,6 +15,9 @@ from kindgene.studies.samples import samples_picture
 from kindgene.studies.spread import against, at_edge, spread, spreads, told
 from kindgene.studies.wording import of_data, of_features, of_judge, of_loss, share
 
+_EARLY = 0.25
+"""Share of the steps after which losses at all learning rates are told, beside those at the end."""
+
 _COLOURS = ("#1f5fa8", "#444444", "#2d8a57", "#d9662b")
 
 
@@ -68,7 +71,11 @@ def pretrain_report(summary: Mapping[str, Any], pictures: Mapping[str, str]) -> 
     )
     curves = Picture("curves", "Validation loss on the way; bars: least to most of the seeds.", png(_curves(summary)))
     return Report(
-        "Pre-training: decomposable against dense", about, verdict(summary), [_table(summary)], [curves, samples]
+        "Pre-training: decomposable against dense",
+        about,
+        verdict(summary),
+        [_table(summary), *_by_rate(summary)],
+        [curves, samples],
     )
 
 
@@ -124,3 +131,22 @@ def _table(summary: Mapping[str, Any]) -> Table:
             row += [told(found["recognised"][guidance], ".1%"), told(found["fd"][guidance], ".2f")]
         rows.append(row)
     return Table("", head, rows)
+
+
+def _by_rate(summary: Mapping[str, Any]) -> list[Table]:
+    """Validation losses at every learning rate, on the way and at the end: no table where there was but one rate."""
+    models, milestones = summary["models"], summary["settings"]["milestones"]
+    rates = list(models["decomposable"]["rates"])
+    if len(rates) < 2:
+        return []
+    early = next(index for index, share_of_steps in enumerate(milestones) if share_of_steps >= _EARLY)
+    title = f"Validation loss by learning rate, seed 0: after {milestones[early]:.0%} of the steps and at the end"
+    rows = []
+    for rate in rates:
+        curves = {name: found["rates"][rate] for name, found in models.items()}
+        both = [(curve[early], curve[-1]) if curve else None for curve in curves.values()]
+        row = [rate, *("diverged" if pair is None else f"{pair[0]:.4f}, {pair[1]:.4f}" for pair in both)]
+        mine, its = curves["decomposable"], curves["dense"]
+        change = [f"{100 * (mine[index] / its[index] - 1):+.1f} %" for index in (early, -1)] if mine and its else []
+        rows.append([*row, ", ".join(change) or "-"])
+    return [Table(title, ["rate", *MODELS.values(), "KIND against the dense twin"], rows)]
