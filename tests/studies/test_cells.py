@@ -93,14 +93,16 @@ def test_cells_that_others_compute_come_last(tmp_path):
     cells.sizes = Sizes((1, 2, 3))
     assert run_cells([cells], "square/*", tell=tell) == (3, 4)
     assert cells.computed == ["square/2", "square/3", "square/1"]
-    assert [told.split(",")[0] for told in heard] == ["2 cells left", "1 cell left", "no cell left"]
+    assert heard == ["2 cells left", "1 cell left", "no cell left"]
 
 
 def test_the_time_left_is_told_at_the_pace_so_far(tmp_path, monkeypatch):
     clock, heard = count(0, 90), []
     monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
-    assert run_cells([Squares(tmp_path)], tell=heard.append) == (3, 3)
-    assert heard == ["2 cells left, about 0:06:00", "1 cell left, about 0:03:00", "no cell left"]
+    assert run_cells([Squares(tmp_path, Sizes((1, 2, 3, 4)))], tell=heard.append) == (5, 5)
+    assert heard == [
+        *("4 cells left", "3 cells left", "2 cells left, about 0:06:00", "1 cell left, about 0:03:00", "no cell left")
+    ]
 
 
 def test_seeds_have_folders_of_their_own(tmp_path):

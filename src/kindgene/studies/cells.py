@@ -48,6 +48,9 @@ class Place(TypedDict, total=False):
     source: Source | None
 
 
+_FEW = 3
+"""Cells of which no pace is told: a study begins with short ones."""
+
 _Settings = TypeVar("_Settings", bound=Settings)
 
 
@@ -171,9 +174,11 @@ def finished(seeds: Sequence[Cells]) -> tuple[int, int]:
 
 
 def _told(left: int, done: int, seconds: float) -> str:
-    """``12 cells left, about 0:34:00`` at the pace of those that were computed."""
-    cells = "1 cell" if left == 1 else f"{left} cells"
-    return f"{cells} left, about {timedelta(seconds=round(left * seconds / done))}" if left else "no cell left"
+    """``12 cells left, about 0:34:00`` at the pace of those that were computed, once these are a few."""
+    if not left:
+        return "no cell left"
+    cells = "1 cell left" if left == 1 else f"{left} cells left"
+    return cells if done < _FEW else f"{cells}, about {timedelta(seconds=round(left * seconds / done))}"
 
 
 def plain(settings: Any) -> dict[str, Any]:
