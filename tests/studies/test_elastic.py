@@ -6,7 +6,7 @@ import pytest
 
 from kindgene.studies.cells import run_cells
 from kindgene.studies.elastic import CURVES, SCALES, Elastic, elastic_settings
-from kindgene.studies.elastic_report import summarise, verdict, write_elastic
+from kindgene.studies.elastic_report import at_size, summarise, verdict, write_elastic
 
 
 @pytest.fixture(scope="module")
@@ -82,12 +82,26 @@ def said(losses):
 
 def test_the_words_follow_from_the_figures():
     losses = dict.fromkeys(CURVES, (1.0, 1.1)) | {"elastic-planned": (1.2, 1.0), "svd-planned": (1.0, 2.2)}
-    plain, elastic, svd, anew, whole = said(losses)
+    plain, elastic, svd, one_share, anew, whole = said(losses)
     assert plain == "The plain pool at 52 of 100 parameters: loss +10.0 % (one seed) against whole."
     assert "elastic pool, planned, at 52 parameters: loss +10.0 %" in elastic
     assert "SVD of the dense twin, planned, at 52 parameters: loss -50.0 %" in svd
+    assert "one rank share, at 52 parameters: loss even" in one_share
     assert "trained anew, at 52 parameters: loss even" in anew
     assert "whole, against plain: loss +20.0 %" in whole
+
+
+def test_ways_are_compared_at_equal_size():
+    points = [
+        {"parameters": 200, "loss": {"mean": 1.0, "least": 0.9, "most": 1.1}},
+        {"parameters": 100, "loss": {"mean": 2.0, "least": 1.9, "most": 2.1}},
+    ]
+    assert at_size(points, 199) == (points[0], "")  # near enough
+    found, between = at_size(points, 175)
+    assert found == {"parameters": 175, "loss": pytest.approx({"mean": 1.25, "least": 1.15, "most": 1.35})}
+    assert between == " (on the line between 100 and 200)"
+    assert at_size(points, 300) == (points[0], "")
+    assert at_size(points, 50) == (points[1], "")
 
 
 def test_unknown_scales_are_refused():

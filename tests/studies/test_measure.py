@@ -48,6 +48,19 @@ def test_who_judges(source, eyes):
     assert isinstance(source.judge(source.far("stars", 2)), Classifier)
 
 
+def test_what_figures_were_measured_with(source, eyes):
+    found = eyes.told()
+    assert found["sampler"] == "ddim"
+    assert (found["sampling_steps"], found["samples_per_class"], found["guidances"]) == (2, 3, [1.0, 2.0])
+    assert found["extractor"] == source.eyes.to_dict()
+    assert found["judge"]["kind"] == "network"
+    splits = source.far("stars", 2)
+    far = Eyes(splits, source.eyes, source.judge(splits), LOOK, 0).told()["judge"]
+    assert far["kind"] == "support vector machine on pixels"
+    assert far["held_out"] == len(splits.test)
+    assert Eyes(splits, source.eyes, None, LOOK, 0).told()["judge"] is None
+
+
 def test_a_models_figures(eyes, tmp_path):
     model = new_dense(eyes.splits.train.class_names, pretrain_settings("tiny"), 0)
     found = eyes.figures(model, tmp_path / "x.png")

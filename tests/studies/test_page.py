@@ -17,12 +17,17 @@ def report():
 
 
 def test_everything_is_written(report, tmp_path):
-    write_report(tmp_path, SUMMARY, [{"seed": 3, "pictures": {"a": "/some/where.png"}, "x": 1}], report)
+    measured = {"weights": "EMA", "loss_draws": 4}
+    result = {"seed": 3, "pictures": {"a": "/some/where.png"}, "measured_with": measured, "x": 1}
+    write_report(tmp_path, SUMMARY, [result], report)
     assert (tmp_path / "curves.png").read_bytes() == PNG
     found = json.loads((tmp_path / "novel.json").read_text())
     assert found["runs"] == [{"seed": 3, "x": 1}]
+    assert found["measured_with"] == measured
+    assert found["made_on"]["versions"]["torch"]
+    assert set(found["made_on"]) == {"machine", "versions"}  # nothing of paths, commands and variables
     told, page = (tmp_path / "README.md").read_text(), (tmp_path / "novel.html").read_text()
-    for text in ("A title", "What was done.", "Curves.", "one note"):
+    for text in ("A title", "What was done.", "Curves.", "one note", "4 timesteps with EMA weights"):
         assert text in told
         assert text in page
     assert "- KIND is < others." in told

@@ -10,7 +10,17 @@ from kindgene.studies import transfers
 from kindgene.studies.cell import Curve
 from kindgene.studies.cells import run_cells
 from kindgene.studies.transfers import RATED, RATES, SCALES, SHIFTED, Novel, Shift, transfer_settings
-from kindgene.studies.transfers_report import CONTROL, FULL, KIND, SCRATCH, summarise, verdict, write_transfers
+from kindgene.studies.transfers_report import (
+    CONTROL,
+    FULL,
+    KIND,
+    NULL_TAILOR,
+    SCRATCH,
+    _table,
+    summarise,
+    verdict,
+    write_transfers,
+)
 from kindgene.transfer.strategies import STRATEGIES
 
 
@@ -20,7 +30,7 @@ def novel(tmp_path_factory):
     out = tmp_path_factory.mktemp("studies")
     cells = Novel(out, scale="tiny", cache=out / "cache")
     done, of = run_cells([cells])
-    assert done == of == 1 + 2 * (len(STRATEGIES) + len(RATED))
+    assert done == of == 2 + 2 * (len(STRATEGIES) + len(RATED))
     return cells
 
 
@@ -31,7 +41,8 @@ def result(novel):
 
 def test_every_strategy_has_rates_and_a_row(result, novel):
     assert set(RATES) == set(STRATEGIES)
-    assert all(len(set(rates)) == 3 for rates in RATES.values())
+    assert all(len(set(rates)) in (3, 4) for rates in RATES.values())
+    assert all(list(rates) == sorted(rates) for rates in RATES.values())
     assert {row.partition("-")[0] for row in SHIFTED} <= set(STRATEGIES)
     (task,) = result["tasks"].values()
     rows = task["rows"]
@@ -41,8 +52,31 @@ def test_every_strategy_has_rates_and_a_row(result, novel):
         assert len(found["validation"]) == 2
         assert set(found["recognised"]) == set(found["fd"]) == {"1.0", "1.5"}
     assert rows["class_lora-equal"]["trainable"] == rows["kind"]["trainable"]
+    assert rows["heur_lg"]["blocks"] == [1]  # half of two, the last
+    assert len(rows["auto_lg"]["blocks"]) == 1
+    assert rows["kind"]["blocks"] == []
     assert len(task["classes"]) == 2
     assert not set(task["classes"]) & set(novel.base.source.base)
+
+
+def test_what_a_step_costs_is_told_of_every_row(result):
+    assert set(result["costs"]) == set(next(iter(result["tasks"].values()))["rows"])
+    for found in result["costs"].values():
+        assert found["step_seconds"] > 0
+        assert found["memory"] > 0
+    # Adam's moments are of trained numbers alone.
+    assert result["costs"]["linear_probe"]["memory"] < result["costs"]["full_finetune"]["memory"]
+
+
+def test_it_says_what_figures_were_measured_with(result):
+    found = result["measured_with"]
+    assert found["sampler"] == "ddim"
+    assert found["sampling_steps"] == 2
+    assert found["samples_per_class"] == 2
+    assert found["weights"] == "EMA"
+    assert found["extractor"]["name"] == "quick"
+    assert len(found["extractor"]["sha256"]) == 64
+    assert found["judge"]["novel-0"]["kind"] == "network"
 
 
 def test_what_is_finished_is_not_computed_again(result, novel, stages):
@@ -73,7 +107,7 @@ def test_the_studies_share_what_was_pre_trained(novel, stages, monkeypatch):
 
 
 def test_every_rate_is_tried_and_the_best_is_taken(novel, tmp_path, monkeypatch):
-    monkeypatch.setattr(transfers, "SCALES", {"tiny": replace(SCALES["tiny"], rates=3)})
+    monkeypatch.setattr(transfers, "SCALES", {"tiny": replace(SCALES["tiny"], whole_grid=True)})
     cells = Novel(tmp_path, scale="tiny", cache=novel.cache)
     found = cells.row("novel-0", "full_finetune")
     assert set(found["rates"]) == {f"{rate:g}" for rate in RATES["full_finetune"]}
@@ -93,13 +127,22 @@ def test_it_is_written_for_reading_and_for_programs(result, tmp_path):
     assert (tmp_path / "samples-novel-0.png").read_bytes().startswith(b"\x89PNG")
 
 
-COSTS = {"rank": 1, "trainable": 10, "travels": 10, "parameters": 20, "macs": 30, "rate": 0.1, "rates": {}}
+COSTS = {
+    "rank": 1,
+    "blocks": [],
+    "trainable": 10,
+    "travels": 10,
+    "parameters": 20,
+    "macs": 30,
+    "rate": 0.1,
+    "rates": {},
+}
 FIGURES = {"validation": [1.0], "recognised": {"1.0": 1.0}, "fd": {"1.0": 1.0}, "seconds": 1.0}
 
 
 def summary(rows, study="shift"):
     task = {"classes": ["a"], "real": {"recognised": 1.0, "fd": 0.0}, "rows": rows}
-    return summarise([{"study": study, "scale": "tiny", "seed": 0, "settings": {}, "tasks": {"t": task}}])
+    return summarise([{"study": study, "scale": "tiny", "seed": 0, "settings": {}, "costs": {}, "tasks": {"t": task}}])
 
 
 def said(losses, study="shift"):
@@ -121,6 +164,38 @@ def test_the_words_follow_from_the_figures():
     assert "scratch:" in said({KIND: 1.0, FULL: 0.9, SCRATCH: 1.0}, study="novel")
     assert "negative transfer" not in said({KIND: 1.0, FULL: 0.9, SCRATCH: 1.0}, study="novel")
     assert said({FULL: 1.0}) == "t: KIND could not be measured."
+
+
+def guided(changes):
+    """What is said of Frechet distances at guidance 1.0 and 1.5 of each row."""
+    found = {"validation": [1.0], "recognised": {"1.0": 1.0, "1.5": 1.0}, "seconds": 1.0, "test": 1.0}
+    rows = {row: {**COSTS, **found, "fd": dict(zip(("1.0", "1.5"), two, strict=True))} for row, two in changes.items()}
+    (sentence,) = [one for one in verdict(summary(rows)) if "FD from guidance" in one]
+    return sentence
+
+
+def test_what_guidance_does_is_told():
+    told = guided({KIND: (10.0, 30.0), FULL: (10.0, 9.0), SCRATCH: (20.0, 18.0)})
+    assert "FD from guidance 1.0 to 1.5: KIND 10.0 to 30.0, full fine-tuning 10.0 to 9.0" in told
+    assert told.endswith("KIND's null class is the learngene alone, which has not seen such images.")
+    mended = guided({KIND: (10.0, 30.0), NULL_TAILOR: (10.0, 11.0), FULL: (10.0, 9.0), SCRATCH: (20.0, 18.0)})
+    assert mended.endswith("A null tailor of its own mends that.")
+    worse = guided({KIND: (10.0, 30.0), NULL_TAILOR: (10.0, 31.0), FULL: (10.0, 9.0), SCRATCH: (20.0, 18.0)})
+    assert worse.endswith("A null tailor of its own does not mend that.")
+    assert "worse here" not in guided({KIND: (10.0, 30.0), FULL: (10.0, 11.0), SCRATCH: (20.0, 18.0)})
+    assert "worse here" not in guided({KIND: (10.0, 9.0), FULL: (10.0, 9.0), SCRATCH: (20.0, 18.0)})
+
+
+def test_the_blocks_that_a_learngene_keeps_are_told():
+    rows = {KIND: {**COSTS, **FIGURES, "test": 1.0}, "auto_lg": {**COSTS, **FIGURES, "test": 2.0, "blocks": [1, 2]}}
+    found = summary(rows)
+    costs = {row: {"step_seconds": 0.0125, "memory": 3e6} for row in rows}
+    one = _table("t", found["tasks"]["t"], costs)
+    assert "Auto-LG on DiT (ours) keeps blocks 2, 3 of the dense twin, counted from 1." in one.notes
+    assert ["12", "3"] in [row[5:7] for row in one.rows]
+    found["tasks"]["t"]["rows"]["auto_lg"]["blocks"] = [[0, 1], [2, 3]]
+    (note,) = [note for note in _table("t", found["tasks"]["t"], costs).notes if "Auto-LG" in note]
+    assert note.endswith("by seed: blocks 1, 2; 3, 4.")
 
 
 def test_a_row_that_could_not_be_is_told():

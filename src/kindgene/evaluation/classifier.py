@@ -12,7 +12,7 @@ Shapes: N images, C channels, H height, W width, F features.
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,9 @@ class Judge(Protocol):
     def predict(self, images: torch.Tensor) -> torch.Tensor:
         """The label of each image: [N, C, H, W] -> long [N]."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """What a result says of it: plain data for JSON."""
+
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
@@ -49,6 +52,14 @@ class Classifier:
     accuracy: float
     train_count: int
     held_out_count: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "kind": "support vector machine on pixels",
+            "accuracy": self.accuracy,
+            "trained_on": self.train_count,
+            "held_out": self.held_out_count,
+        }
 
     def predict(self, images: torch.Tensor) -> torch.Tensor:
         """The label of each image: float [N, C, H, W] -> long [N].

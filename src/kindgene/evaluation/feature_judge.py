@@ -9,6 +9,8 @@ Shapes: N images, B batch, D features, K classes.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -25,6 +27,9 @@ class FeatureJudge:
 
     def __init__(self, extractor: Extractor, class_names: tuple[str, ...], weights: Tensor, bias: Tensor) -> None:
         self.extractor, self.class_names, self.weights, self.bias = extractor, class_names, weights, bias
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": "linear discriminant analysis on features", "extractor": self.extractor.to_dict()}
 
     def predict(self, images: Tensor) -> Tensor:
         """The label of each image, float in [-1, 1] or bytes [N, C, H, W]: long [N]."""

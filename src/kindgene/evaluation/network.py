@@ -115,6 +115,9 @@ class NetworkJudge:
         self.extractor, self.class_names = extractor, tuple(class_names)
         self._columns = torch.tensor([extractor.class_names.index(name) for name in class_names])
 
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": "network", **self.extractor.to_dict()}
+
     def predict(self, images: Tensor) -> Tensor:
         """The label of each image, float in [-1, 1] or bytes [N, 1, S, S]: long [N]."""
         parts = [self.extractor(part).logits for part in to_pixels(images).split(_AT_ONCE)]

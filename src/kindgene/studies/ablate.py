@@ -41,7 +41,7 @@ from kindgene.studies.agnostic import judged
 from kindgene.studies.cell import train_curve
 from kindgene.studies.cells import Cells, Place, settings_of
 from kindgene.studies.glyph_models import new_dense
-from kindgene.studies.measure import Eyes, shown
+from kindgene.studies.measure import SAMPLER, Eyes, shown
 from kindgene.studies.pretraining import FINAL, Pretraining, one_class
 from kindgene.studies.strips import write_strip
 from kindgene.training.config import TrainConfig
@@ -127,6 +127,7 @@ class Ablate(Cells):
             "scale": self.scale,
             "seed": self.seed,
             "settings": self.told,
+            "measured_with": self.base.eyes.told(),
             "classes": list(self.base.classes),
             "variants": {name: self.get(name) for name in names},
             "pictures": {picture: str(self.picture(picture)) for name in names for picture in (name, f"{name}/{NULL}")},
@@ -240,6 +241,7 @@ def null_figures(model: Decomposable, eyes: Eyes, picture: Path) -> dict[str, fl
         model,
         [None] * (classes * look.samples),
         steps=look.sampling_steps,
+        scheduler=SAMPLER,
         clip=eyes.splits.clip,
         generator=torch.Generator().manual_seed(eyes.seed),
     )

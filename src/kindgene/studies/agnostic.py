@@ -32,6 +32,7 @@ from kindgene.studies.cell import train_cell
 from kindgene.studies.cells import Cells, Place, settings_of
 from kindgene.studies.glyph_models import new_decomposable
 from kindgene.studies.latents import Latents, preset_sizes, train_choices
+from kindgene.studies.measure import SAMPLER, sampled_with
 from kindgene.studies.source import Glyphs, Source, Splits
 from kindgene.studies.strips import write_strip
 from kindgene.training.config import TrainConfig
@@ -204,6 +205,10 @@ class Agnostic(Cells):
             "scale": self.scale,
             "seed": self.seed,
             "settings": self.told,
+            "measured_with": {
+                **sampled_with(self.settings.samples, self.settings.sampling_steps, (1.0,), self.splits.clip),
+                "judge": self.judge.to_dict(),
+            },
             "classes": list(self.classes),
             "real": self.get(REAL),
             "models": {name: self.get(name) for name in MODELS},
@@ -247,6 +252,7 @@ class Agnostic(Cells):
             recombined_as(model, *COMBINATIONS[key]),
             asked,
             steps=self.settings.sampling_steps,
+            scheduler=SAMPLER,
             clip=self.splits.clip,
             generator=torch.Generator().manual_seed(self.seed),
         )

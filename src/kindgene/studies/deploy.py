@@ -132,6 +132,10 @@ class Deploy(Cells):
             "scale": self.scale,
             "seed": self.seed,
             "settings": self.told,
+            "measured_with": {
+                **self.eyes(self.settings.sets[0]).told(),
+                "samples_per_class": {str(count): self.eyes(count).look.samples for count in self.settings.sets},
+            },
             "sets": {
                 str(count): {
                     "classes": list(self.classes(count)),

@@ -187,6 +187,7 @@ class Elastic(Cells):
             "scale": self.scale,
             "seed": self.seed,
             "settings": self.told,
+            "measured_with": {"weights": "EMA", "loss_draws": self.settings.draws},
             "base_classes": list(self.base),
             "deployed_classes": list(self.deployed),
             "curves": {name: self.get(f"curve/{name}")["points"] for name in CURVES},

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from kindgene.evaluation.plots import png
 from kindgene.studies.elastic import CURVES
 from kindgene.studies.page import Picture, Report, Table, write_report
-from kindgene.studies.spread import against, spread, told
+from kindgene.studies.spread import TIE, against, spread, told
 
-PLAIN, ELASTIC, SVD, ANEW = "plain-planned", "elastic-planned", "svd-planned", "small-dense"
+PLAIN, COMPARED = "plain-planned", ("elastic-planned", "svd-planned", "svd-prefixes", "small-dense")
 HALF = 0.5
 """The share of the whole model's parameters at which ways are compared."""
 STYLES = (
@@ -81,19 +81,33 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     curves, seeds = summary["curves"], len(summary["seeds"])
     whole = curves[PLAIN][0]
     half = HALF * whole["parameters"]
-    plain = _nearest(curves[PLAIN], half)
+    plain = min(curves[PLAIN], key=lambda point: abs(point["parameters"] - half))
     sentences = [
         f"The plain pool at {plain['parameters']:,} of {_size(whole)}: {_than(plain, whole, seeds)} against whole."
     ]
-    for name in (ELASTIC, SVD, ANEW):
-        other = _nearest(curves[name], half)
-        sentences.append(f"It against {CURVES[name]}, at {_size(other)}: {_than(plain, other, seeds)}.")
-    sentences.append(f"Elastic training, whole, against plain: {_than(curves[ELASTIC][0], whole, seeds)}.")
+    for name in COMPARED:
+        other, between = at_size(curves[name], plain["parameters"])
+        sentences.append(f"It against {CURVES[name]}, at {_size(other)}{between}: {_than(plain, other, seeds)}.")
+    sentences.append(f"Elastic training, whole, against plain: {_than(curves[COMPARED[0]][0], whole, seeds)}.")
     return sentences
 
 
-def _nearest(points: Sequence[Mapping[str, Any]], parameters: float) -> Mapping[str, Any]:
-    return min(points, key=lambda point: abs(point["parameters"] - parameters))
+def at_size(points: Sequence[Mapping[str, Any]], parameters: int) -> tuple[Mapping[str, Any], str]:
+    """A curve at so many parameters, and how that was had: a point within 1 %, or on the line between two.
+
+    Beyond the ends of the curve it is the point there, at its own size.
+    """
+    nearest = min(points, key=lambda point: abs(point["parameters"] - parameters))
+    larger = [point for point in points if point["parameters"] >= parameters]
+    smaller = [point for point in points if point["parameters"] <= parameters]
+    if abs(nearest["parameters"] / parameters - 1) < TIE or not larger or not smaller:
+        return nearest, ""
+    above = min(larger, key=lambda point: point["parameters"])
+    below = max(smaller, key=lambda point: point["parameters"])
+    share = (parameters - below["parameters"]) / (above["parameters"] - below["parameters"])
+    loss = {key: below["loss"][key] + share * (above["loss"][key] - below["loss"][key]) for key in below["loss"]}
+    between = f" (on the line between {below['parameters']:,} and {above['parameters']:,})"
+    return {"parameters": parameters, "loss": loss}, between
 
 
 def _than(one: Mapping[str, Any], other: Mapping[str, Any], seeds: int) -> str:

@@ -27,6 +27,8 @@ from kindgene.evaluation.statistics import Gaussian, Statistics
 from kindgene.studies.source import Splits
 from kindgene.studies.strips import write_strip
 
+SAMPLER = "ddim"
+"""Of every sample that a study draws."""
 _AT_ONCE = 512
 _NUMBERS = 2**24
 """So many numbers of images at most are held as floats at a time."""
@@ -54,6 +56,16 @@ class Eyes:
         look = replace(self.look, guidances=(1.0,))
         return Eyes(self.splits, self.extractor, self.judge, look, self.seed)
 
+    def told(self) -> dict[str, Any]:
+        """What figures were measured with, plain data."""
+        look = self.look
+        return {
+            **sampled_with(look.samples, look.sampling_steps, look.guidances, self.splits.clip),
+            "loss_draws": look.draws,
+            "extractor": self.extractor.to_dict(),
+            "judge": None if self.judge is None else self.judge.to_dict(),
+        }
+
     def loss(self, model: nn.Module, data: Dataset) -> float:
         """The denoising loss on all images of `data`."""
         return validation_loss(model, data, draws=self.look.draws, seed=self.seed)
@@ -72,6 +84,7 @@ class Eyes:
                 asked,
                 guidance=guidance,
                 steps=self.look.sampling_steps,
+                scheduler=SAMPLER,
                 clip=self.splits.clip,
                 generator=torch.Generator().manual_seed(self.seed),
             )
@@ -122,6 +135,18 @@ class Eyes:
     def _see(self, statistics: Statistics, images: Tensor) -> None:
         for pixels in to_pixels(images).split(self.at_once):
             statistics.update(self.extractor(pixels).pooled)
+
+
+def sampled_with(samples: int, steps: int, guidances: Sequence[float], clip: float | None) -> dict[str, Any]:
+    """How a study draws, plain data: `samples` of each class, from noise of the study's seed, with the EMA weights."""
+    return {
+        "sampler": SAMPLER,
+        "sampling_steps": steps,
+        "guidances": list(guidances),
+        "samples_per_class": samples,
+        "clip": clip,
+        "weights": "EMA",
+    }
 
 
 def shown(classes: int, each: int) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Any
 import jinja2
 
 from kindgene.files import write_bytes, write_json
-from kindgene.studies.wording import of_command
+from kindgene.studies.wording import of_command, of_measuring
 from kindgene.training.environment import environment
 
 
@@ -72,13 +72,18 @@ def write_report(
 ) -> None:
     """Writes README.md, NAME.json, NAME.html and the pictures into `folder`; NAME is the study's.
 
-    `results` are one a seed; where cells keep their samples on this machine is left out of the JSON.
+    `results` are one a seed; where cells keep their samples on this machine is left out of the JSON. What figures were
+    measured with (``measured_with`` of the first result) and the machine are written once.
     """
     name, made = summary["study"], made_with(summary)
+    measured = results[0].get("measured_with")
+    told = [made] if measured is None else [made, of_measuring(measured)]
     folder.mkdir(parents=True, exist_ok=True)
     for picture in report.pictures:
         write_bytes(folder / f"{picture.file}.png", picture.data)
-    lines = [f"# {report.title}", "", made, ""]
+    lines = [f"# {report.title}", ""]
+    for paragraph in told:
+        lines += [paragraph, ""]
     for paragraph in report.about:
         lines += [paragraph, ""]
     lines += [f"- {sentence}" for sentence in report.verdict]
@@ -90,10 +95,15 @@ def write_report(
     write_bytes(folder / "README.md", ("\n".join(lines) + "\n").encode())
     loader = jinja2.PackageLoader("kindgene.studies", "templates")
     pages = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    page = pages.get_template("study.html.j2").render(report=report, made=made.replace("`", ""))
+    page = pages.get_template("study.html.j2").render(report=report, made=" ".join(told).replace("`", ""))
     write_bytes(folder / f"{name}.html", page.encode())
-    runs = [{key: value for key, value in result.items() if key != "pictures"} for result in results]
-    write_json(folder / f"{name}.json", {**summary, "made": made, "runs": runs})
+    once = ("pictures", "measured_with")
+    runs = [{key: value for key, value in result.items() if key not in once} for result in results]
+    found = environment()
+    machine = {"machine": found["machine"], "versions": found["versions"]}
+    write_json(
+        folder / f"{name}.json", {**summary, "made": made, "measured_with": measured, "made_on": machine, "runs": runs}
+    )
 
 
 def made_with(summary: Mapping[str, Any]) -> str:

@@ -209,6 +209,7 @@ class Pretraining(Cells):
             "scale": self.scale,
             "seed": self.seed,
             "settings": self.told,
+            "measured_with": self.eyes.told(),
             "classes": list(self.classes),
             "real": self.get(REAL),
             "models": {name: {**self.get(f"{name}/{FINAL}"), "rates": self.grid(name)} for name in MODELS},

@@ -1,4 +1,4 @@
-"""The demo's settings: a row a scale. What was chosen, and why, is in docs/results/demo.md."""
+"""The demo's settings: a row a scale. What they come to is in README.md, under "What was measured"."""
 
 from __future__ import annotations
 

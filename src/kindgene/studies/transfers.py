@@ -1,9 +1,9 @@
 """The novel and the shift study: what is carried over to new classes, by which method, and how well it does.
 
 What the pretrain study trained, decomposable and dense, is where every strategy of `kindgene.transfer` begins. Each is
-trained on the same new data, with the same batches, noise and number of steps, at the learning rate of a grid of three
-that is best on validation images of seed 0; the figures are of test images. Those whose size can be chosen run twice:
-at their usual rank, and at the rank that trains as many numbers as KIND.
+trained on the same new data, with the same batches, noise and number of steps, at the learning rate of its grid that is
+best on validation images of seed 0; the figures are of test images. Those whose size can be chosen run twice: at their
+usual rank, and at the rank that trains as many numbers as KIND. What a step of each costs is measured in turns.
 
 ``novel``: classes of the same kind that pre-training has not seen. ``shift``: far domains (digits, phantoms, stars,
 textures), where carrying everything over may hurt.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import shutil
 from abc import abstractmethod
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache as kept
 from types import MappingProxyType
@@ -29,41 +30,44 @@ from kindgene.evaluation.cost import measure_cost
 from kindgene.evaluation.denoising import noised_batches
 from kindgene.files import StrPath
 from kindgene.models.dit import DiT
-from kindgene.studies.cell import train_curve
+from kindgene.studies.cell import best_device, train_curve
 from kindgene.studies.cells import Cells, Place, settings_of
 from kindgene.studies.imagenet_source import FAR
 from kindgene.studies.latents import train_choices
 from kindgene.studies.measure import DivergedError, Eyes, best_rate
 from kindgene.studies.pretraining import FINAL, REAL, Pretraining
 from kindgene.studies.source import Splits
+from kindgene.studies.training_costs import training_costs
 from kindgene.training.config import TrainConfig
 from kindgene.transfer.budget import rank_for_budget
 from kindgene.transfer.strategies import STRATEGIES, Start, Transfer, make_transfer
 
+KIND, COSTS = "kind", "costs"
 EQUAL = "equal"
 """Ends the name of a strategy at the rank that trains as many numbers as KIND: ``lora-equal``."""
 RATED = ("lora", "dora", "pissa", "loha", "oft", "class_lora")
 """Strategies that run at KIND's number of trained numbers too."""
-RATES: Mapping[str, tuple[float, float, float]] = MappingProxyType(
+RATES: Mapping[str, tuple[float, ...]] = MappingProxyType(
     {
-        "kind": (3e-3, 1e-2, 3e-2),
-        "kind_null_tailor": (3e-3, 1e-2, 3e-2),
-        "class_lora": (3e-3, 1e-2, 3e-2),
+        "kind": (3e-3, 1e-2, 3e-2, 1e-1),
+        "kind_null_tailor": (3e-3, 1e-2, 3e-2, 1e-1),
+        "class_lora": (3e-3, 1e-2, 3e-2, 1e-1),
         "linear_probe": (3e-3, 1e-2, 3e-2),
-        "lora": (3e-3, 1e-2, 3e-2),
+        "lora": (3e-3, 1e-2, 3e-2, 1e-1),
         "dora": (3e-3, 1e-2, 3e-2),
         "pissa": (1e-3, 3e-3, 1e-2),
         "loha": (3e-3, 1e-2, 3e-2),
-        "oft": (3e-3, 1e-2, 3e-2),
+        "oft": (1e-3, 3e-3, 1e-2, 3e-2),
         "svdiff": (1e-2, 4e-2, 1.6e-1),
-        "kind_everything": (1e-3, 3e-3, 1e-2),
+        "kind_everything": (3e-4, 1e-3, 3e-3, 1e-2),
         "full_finetune": (1e-3, 3e-3, 1e-2),
-        "scratch": (1e-3, 3e-3, 1e-2),
-        "heur_lg": (1e-3, 3e-3, 1e-2),
-        "auto_lg": (1e-3, 3e-3, 1e-2),
+        "scratch": (1e-3, 3e-3, 1e-2, 3e-2),
+        "heur_lg": (1e-3, 3e-3, 1e-2, 3e-2),
+        "auto_lg": (1e-3, 3e-3, 1e-2, 3e-2),
     }
 )
-"""The three learning rates of each strategy (ours): few numbers take larger ones."""
+"""The learning rates of each strategy (ours): few numbers take larger ones. A grid of three whose best stood at its
+edge, at mini scale, was given a fourth rate beyond it."""
 
 
 SHIFTED = (
@@ -89,7 +93,8 @@ class TransferSettings:
     """Sizes of both studies; models and images are those of the pretrain study.
 
     `tasks` of `task_classes` novel classes each; `shifts`: far sets, of `shift_classes`. `milestones`: shares of the
-    steps after which validation loss is measured; the last is 1. A row is a strategy, or ``NAME-equal``.
+    steps after which validation loss is measured; the last is 1. Not the `whole_grid` is its second rate alone. The
+    cost of a step is a median of so many `cost_rounds`. A row is a strategy, or ``NAME-equal``.
     """
 
     tasks: int
@@ -100,7 +105,8 @@ class TransferSettings:
     batch_size: int
     ema_decay: float = 0.99
     milestones: tuple[float, ...] = (0.25, 0.5, 1.0)
-    rates: int = 3
+    whole_grid: bool = True
+    cost_rounds: int = 15
     novel_rows: tuple[str, ...] = _all_rows()
     shift_rows: tuple[str, ...] = SHIFTED
 
@@ -131,7 +137,8 @@ SCALES: Mapping[str, TransferSettings] = MappingProxyType(
             steps=2,
             batch_size=4,
             milestones=(0.5, 1.0),
-            rates=1,
+            whole_grid=False,
+            cost_rounds=1,
         ),
         "mini": TransferSettings(
             tasks=1,
@@ -139,7 +146,6 @@ SCALES: Mapping[str, TransferSettings] = MappingProxyType(
             shift_classes=4,
             steps=128,
             batch_size=64,
-            shift_rows=tuple(row for row in SHIFTED if row not in ("kind_null_tailor", "kind_everything")),
         ),
         "full": TransferSettings(tasks=1, task_classes=16, shift_classes=6, steps=200, batch_size=256),
         "imagenet": _IMAGENET,
@@ -156,7 +162,8 @@ def transfer_settings(scale: str) -> TransferSettings:
 class Transfers(Cells):
     """A study's trainings: ``TASK/ROW/RATE`` for seed 0, and for every seed ``TASK/ROW/final`` at the best rate.
 
-    ``TASK/real`` are figures of real images. `Novel` and `Shift` share it; `others` are the settings of the other one.
+    ``TASK/real`` are figures of real images, ``costs`` what a step of each row costs. `Novel` and `Shift` share
+    it; `others` are the settings of the other one.
     """
 
     settings: TransferSettings
@@ -193,9 +200,11 @@ class Transfers(Cells):
                 if self.seed == 0:
                     found += [f"{task}/{row}/{rate:g}" for rate in self.rates(row)]
                 found.append(f"{task}/{row}/{FINAL}")
-        return tuple(found)
+        return (*found, *([COSTS] if self.seed == 0 else []))
 
     def compute(self, name: str) -> dict[str, Any]:
+        if name == COSTS:
+            return self.costs()
         task, _, rest = name.partition("/")
         if rest == REAL:
             return self.eyes(task).real(self.picture(name))
@@ -214,6 +223,7 @@ class Transfers(Cells):
         used = measure_cost(transfer.in_use())
         costs = {
             "rank": transfer.rank,
+            "blocks": list(transfer.blocks),
             "trainable": transfer.trainable,
             "travels": transfer.travels,
             "parameters": used.parameters,
@@ -229,12 +239,33 @@ class Transfers(Cells):
         shutil.rmtree(self.folder / "runs" / task / row, ignore_errors=True)
         return {**trained, **costs, **figures}
 
+    def costs(self) -> dict[str, Any]:
+        """What a training step of each row costs, for the classes of the first task; rows that cannot be are left out.
+
+        All tasks have as many classes, or nearly: steps cost the same.
+        """
+        task = self.tasks[0]
+        self.start(task)
+        models = {}
+        for row in self.rows:
+            with suppress(ValueError):  # a budget that this strategy cannot meet, told by its own cells
+                transfer = self.transfer(task, row)
+                models[row] = transfer.model.to(best_device())
+        shape = self.splits(task).train.shape
+        config = self.config(self.rates(KIND)[0], 0.0)
+        return training_costs(models, shape, config, self.settings.cost_rounds)
+
     def result(self) -> dict[str, Any]:
         return {
             "study": self.study,
             "scale": self.scale,
             "seed": self.seed,
             "settings": self.told,
+            "costs": self.of_seed(0).get(COSTS),
+            "measured_with": {
+                **self.eyes(self.tasks[0]).told(),
+                "judge": {task: self.eyes(task).told()["judge"] for task in self.tasks},
+            },
             "tasks": {
                 task: {
                     "classes": list(self.splits(task).train.class_names),
@@ -259,9 +290,9 @@ class Transfers(Cells):
         return found if "refused" in found else {**found, "rates": self.grid(task, row)}
 
     def rates(self, row: str) -> tuple[float, ...]:
-        """The grid of a row's strategy; at tiny scale its middle alone."""
+        """The grid of a row's strategy; at tiny scale one rate of it."""
         rates = RATES[row.partition("-")[0]]
-        chosen = rates if self.settings.rates == len(rates) else rates[1:2]
+        chosen = rates if self.settings.whole_grid else rates[1:2]
         return tuple(self.settings.rate_factor * rate for rate in chosen)
 
     def grid(self, task: str, row: str) -> dict[str, list[float]]:
@@ -278,7 +309,7 @@ class Transfers(Cells):
         strategy, _, equal = row.partition("-")
         names, start, rank = self.splits(task).train.class_names, self.start(task), None
         if equal:
-            budget = make_transfer("kind", names, start).trainable
+            budget = make_transfer(KIND, names, start).trainable
             rank = rank_for_budget(strategy, names, start, budget)
         generator = torch.Generator().manual_seed(self.seed)
         return make_transfer(strategy, names, start, rank, generator=generator)
@@ -287,26 +318,29 @@ class Transfers(Cells):
         """Trains at this rate; validation loss at the milestones, [] where it diverged."""
         name = f"{task}/{row}/{rate:g}"
         splits, eyes = self.splits(task), self.eyes(task)
-        config = TrainConfig(
-            steps=self.settings.steps,
-            batch_size=self.settings.batch_size,
-            learning_rate=rate,
-            label_drop=transfer.label_drop,
-            ema_decay=self.settings.ema_decay,
-            mixed_precision=self.base.settings.mixed_precision,
-            seed=self.seed,
-            **train_choices(self.base.settings),
-        )
         curve = train_curve(
             transfer.model,
             splits.train,
-            config,
+            self.config(rate, transfer.label_drop),
             self.settings.milestones,
             lambda model: eyes.loss(model, splits.validation),
             self.folder / "runs" / name,
             self.show(name),
         )
         return {"rate": rate, "validation": curve.validation, "seconds": curve.seconds}
+
+    def config(self, rate: float, label_drop: float) -> TrainConfig:
+        """How a row is trained."""
+        return TrainConfig(
+            steps=self.settings.steps,
+            batch_size=self.settings.batch_size,
+            learning_rate=rate,
+            label_drop=label_drop,
+            ema_decay=self.settings.ema_decay,
+            mixed_precision=self.base.settings.mixed_precision,
+            seed=self.seed,
+            **train_choices(self.base.settings),
+        )
 
     def _eyes(self, task: str) -> Eyes:
         splits, source = self.splits(task), self.base.source

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -44,6 +44,41 @@ def of_command(summary: Mapping[str, Any]) -> str:
         return ""
     far = " --far FOLDER" if summary["study"] == "shift" else ""
     return f" --data FOLDER --vae {source['vae']['name']}{far}"
+
+
+def of_measuring(found: Mapping[str, Any]) -> str:
+    """What figures were measured with: sampler, weights, extractor and its hash, judge."""
+    parts = []
+    if "sampler" in found:
+        each = found["samples_per_class"]
+        counts = list(each.values()) if isinstance(each, Mapping) else [each]
+        guidance = " and ".join(map(str, found["guidances"]))
+        parts.append(
+            f"Samples: {found['sampler'].upper()}, {found['sampling_steps']} steps, guidance {guidance}, "
+            f"{_span(counts)} a class, noise of the study's seed, {found['weights']} weights."
+        )
+    if "loss_draws" in found:
+        weights = "" if "sampler" in found else f" with {found['weights']} weights"
+        parts.append(f"Losses: every image at {found['loss_draws']} timesteps{weights}.")
+    if extractor := found.get("extractor"):
+        parts.append(f"Extractor: {extractor['name']}, weights {extractor['sha256'][:12]}.")
+    judges = found.get("judge") or {}
+    for task, judge in {"": judges}.items() if "kind" in judges else judges.items():
+        if judge is not None:
+            parts.append(f"Judge{f' of {task}' if task else ''}: {_judge(judge)}.")
+    return " ".join(parts)
+
+
+def _span(counts: Sequence[int]) -> str:
+    least, most = min(counts), max(counts)
+    return str(least) if least == most else f"{least} to {most}"
+
+
+def _judge(judge: Mapping[str, Any]) -> str:
+    named = f"{judge['kind']} {judge['name']}" if "name" in judge else str(judge["kind"])
+    if "accuracy" not in judge:
+        return named
+    return f"{named}, {share(judge['accuracy'])} of {judge['held_out']:,} held-out images right"
 
 
 def share(figure: float) -> str:

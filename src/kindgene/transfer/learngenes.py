@@ -41,7 +41,8 @@ def heuristic_learngene(
     """Heur-LG on DiT (ours): the last `blocks` blocks are pre-trained, the rest is fresh, all is trained."""
     count = _count(dense, blocks)
     last = range(len(dense.blocks) - count, len(dense.blocks))
-    return Transfer("heur_lg", _descendant(dense, class_names, last, generator), label_drop)
+    model = _descendant(dense, class_names, last, generator)
+    return Transfer("heur_lg", model, label_drop, blocks=tuple(last))
 
 
 def automatic_learngene(
@@ -55,7 +56,8 @@ def automatic_learngene(
 ) -> Transfer:
     """Auto-LG on DiT (ours): the `blocks` blocks that the new data asks to change least are pre-trained; see above."""
     chosen = least_changed(change_asked_for(dense, class_names, loss), _count(dense, blocks))
-    return Transfer("auto_lg", _descendant(dense, class_names, chosen, generator), label_drop)
+    model = _descendant(dense, class_names, chosen, generator)
+    return Transfer("auto_lg", model, label_drop, blocks=tuple(chosen))
 
 
 def change_asked_for(dense: DiT, class_names: Sequence[str], loss: Loss) -> list[float]:

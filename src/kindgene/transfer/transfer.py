@@ -15,7 +15,8 @@ from torch import nn
 class Transfer:
     """A model to train on new classes; `label_drop` is what the strategy needs the training loss to use.
 
-    `rank` is the one it was made with, where the strategy has one. `beside` counts numbers that must travel besides the
+    `rank` is the one it was made with, where the strategy has one; `blocks` are those, from 0, that alone of the
+    pre-trained ones it begins with, where the strategy chooses. `beside` counts numbers that must travel besides the
     trained ones. `merge` folds what was trained into the model, in place, where that gives a plain one; None: the model
     is used as it is trained.
     """
@@ -26,6 +27,7 @@ class Transfer:
     rank: int | None = None
     beside: int = 0
     merge: Callable[[nn.Module], nn.Module] | None = None
+    blocks: tuple[int, ...] = ()
 
     @property
     def trained(self) -> dict[str, int]:
