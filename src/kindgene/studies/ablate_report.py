@@ -105,7 +105,7 @@ def ablate_report(summary: Mapping[str, Any], pictures: Mapping[str, str]) -> Re
     dots = Picture(
         "variants",
         "Every variant against the base row (line). Band and bars: least to most of the seeds.",
-        png(_dots(variants, base)),
+        png(_dots(summary, variants)),
     )
     samples = samples_picture(
         {name: pictures[name] for name in variants},
@@ -179,14 +179,15 @@ def _recognised(found: Mapping[str, Any]) -> str:
     return f" (recognised {told(figures, '.1%')} at guidance {guidance})"
 
 
-def _dots(variants: Mapping[str, Any], base: Mapping[str, Any]) -> Figure:
+def _dots(summary: Mapping[str, Any], variants: Mapping[str, Any]) -> Figure:
+    base = summary["settings"]["pretraining"]
     first, last = (str(guidance) for guidance in (base["guidances"][0], base["guidances"][-1]))
     panels: list[tuple[str, dict[str, Spread]]] = [("test loss", {key: one["test"] for key, one in variants.items()})]
     if all(one["recognised"] for one in variants.values()):
         recognised = {name: one["recognised"][last] for name, one in variants.items()}
         panels.append((f"recognised, guidance {last}", recognised))
     panels.append((f"FD, guidance {first}", {name: one["fd"][first] for name, one in variants.items()}))
-    figure = Figure(figsize=(3.4 * len(panels) + 1.4, 0.9 + 0.27 * len(variants)), layout="constrained")
+    figure = Figure(figsize=(3.2 * len(panels) + 2.6, 0.9 + 0.27 * len(variants)), layout="constrained")
     every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for (title, figures), axes in zip(panels, every, strict=True):
         if BASE in figures:
@@ -199,7 +200,7 @@ def _dots(variants: Mapping[str, Any], base: Mapping[str, Any]) -> Figure:
         axes.set_title(title, fontsize=9)
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.25)
-    every[0].set_yticks(range(len(variants)), list(variants))
+    every[0].set_yticks(range(len(variants)), [title_of(name, summary) for name in variants], fontsize=8)
     every[0].invert_yaxis()
     return figure
 

@@ -61,7 +61,8 @@ def agnostic_report(summary: Mapping[str, Any], pictures: Mapping[str, str]) -> 
     about = (
         f"{of_data(settings, summary['classes'])}; width {settings['width']}, {settings['depth']} blocks, N_G "
         f"{settings['learngene_rank']}, N_T {settings['tailor_rank']}; {settings['steps']:,} steps of "
-        f"{settings['batch_size']} images; {settings['samples']} samples a class and combination, the same noise for "
+        f"{settings['batch_size']} images at a learning rate of {settings['learning_rate']:g}, not chosen by a grid; "
+        f"{settings['samples']} samples a class and combination, the same noise for "
         f"all, without guidance. What was drawn says {of_judge(settings)}, which saw none of the models: of "
         f"real test images it recognises {told(summary['real']['own'], '.1%')}. “Other” is the next class, whose "
         "components or label row are used where it says so. Entropy, variance and kurtosis are of the classes drawn: "

@@ -24,6 +24,13 @@ _COLOURS: Mapping[str, str] = {
     DENSE: "#444444",
     SCRATCH: "#d9662b",
 }
+_SHORT: Mapping[str, str] = {
+    WHOLE: "KIND",
+    MERGED: "KIND, merged",
+    CUT: "KIND, cut",
+    DENSE: "the dense twin",
+    SCRATCH: "dense, trained anew",
+}
 _COUNTED = ("parameters", "macs", "bytes", "test")
 
 
@@ -231,9 +238,8 @@ def _costs(summary: Mapping[str, Any]) -> Figure:
                     continue  # what cannot be guided is not compared with what is
                 figures = one["test"] if quality == "test" else one["recognised"][guidance]
                 bars = [[figures["mean"] - figures["least"]], [figures["most"] - figures["mean"]]]
-                axes.errorbar(
-                    [one[cost]["mean"]], [figures["mean"]], bars, fmt="o", color=_COLOURS[row], capsize=2, label=row
-                )
+                form = {"fmt": "o", "color": _COLOURS[row], "capsize": 2, "label": _SHORT[row]}
+                axes.errorbar([one[cost]["mean"]], [figures["mean"]], bars, **form)
             axes.set_title(_classes(count), fontsize=9)
             axes.set_xlabel(title, fontsize=8)
             axes.set_xlim(left=0)
