@@ -90,8 +90,31 @@ def test_ids_on_the_hub_are_told_from_paths(tmp_path, monkeypatch):
 def test_options_of_tables_go_with_tables_alone(images, archive):
     for data in (images, archive, "digits"):
         for options in ({"image_column": "image"}, {"label_column": "label"}, {"split": "train"}):
-            with pytest.raises(ValueError, match="is for Hugging Face data sets, and"):
+            with pytest.raises(ValueError, match="is for Hugging Face data sets, and") as raised:
                 load_data(str(data), None, None, None, **options)
+            assert ("; hf:" in str(raised.value)) == (data is images)
+
+
+def test_options_of_single_images_go_with_folders_and_tables_alone(refused, archive, tmp_path):
+    latents = tmp_path / "latents"
+    latents.mkdir()
+    (latents / "manifest.json").write_text(json.dumps({"format": FORMAT}))
+    for data in (archive, "digits", "glyphs", latents):
+        for options, told in (({"strict": True}, "--strict"), ({"check": "full"}, "check=full")):
+            with pytest.raises(ValueError, match=f"{told} is for folders .*; {data} is taken as a whole or refused"):
+                load_data(str(data), None, None, None, **options)
+    for data in ("digits", latents):
+        with pytest.raises(ValueError, match="min_side is for images in files"):
+            load_data(str(data), None, None, None, min_side=4)
+    assert load_data("digits", None, 8, None, min_side=1).shape == (1, 8, 8)  # as some recipes have it
+    assert load_data(str(archive), None, 16, None, min_side=1).shape == (3, 16, 16)
+    with pytest.raises(ValueError, match="8x9 pixels, smaller than 10"):
+        load_data(str(archive), None, 4, None, min_side=10)
+    look = ("--data", archive, "--out", tmp_path / "run", *SMALL)
+    for options in (("--strict",), ("--set", "check=full"), ("--label-column", "label"), ("--set", "split=test")):
+        refused("pretrain", *look, *options)
+    refused("pretrain", *look, "--set", "min_side=10")
+    refused("reference", "--data", archive, "--strict", "--out", tmp_path / "x.safetensors")
 
 
 def test_a_cache_of_latents(tmp_path, monkeypatch):
@@ -133,6 +156,27 @@ def test_unfit_files_are_said_and_training_goes_on(kindgene, damaged, tmp_path):
     assert told[0].startswith(f"kindgene: skipped 2 of 15 entries of {damaged} (1 other suffix, 1 broken): ")
     assert told[1].startswith(f"kindgene: 1 images of {damaged} lie in no class folder")
     assert (tmp_path / "run" / "run.json").exists()
+
+
+def test_images_without_class_are_said_of_every_kind(images, table, tmp_path, caplog):
+    """In the same words but for the reason; not where classes are chosen, since then there are none."""
+    root = shutil.copytree(images, tmp_path / "images")
+    shutil.copy(root / "cat" / "0.png", root / "stray.png")
+    np.savez(tmp_path / "some.npz", images=BYTES, labels=np.array([0, 1, -1, -1]))
+    datasets = pytest.importorskip("datasets")
+    saved = datasets.load_from_disk(table / "saved").cast_column("label", datasets.Value("int64"))
+    saved.map(lambda row: {"label": row["label"] - 1}).save_to_disk(table / "classless")
+    for data, told in (
+        (root, "1 images of {} lie in no class folder: they train without class"),
+        (tmp_path / "some.npz", "2 images of {} have no label (-1): they train without class"),
+        (table / "classless", "4 images of {} have no label (-1 or empty): they train without class"),
+    ):
+        caplog.clear()
+        names = load_data(str(data), None, 8, 1).class_names
+        assert caplog.messages == [told.format(data)]
+        caplog.clear()
+        load_data(str(data), names, 8, 1)
+        assert not caplog.records
 
 
 def test_a_run_on_images_decoded_on_demand_is_the_run_on_images_in_memory(images, tmp_path, monkeypatch):

@@ -77,6 +77,7 @@ def test_a_folder_becomes_latents(encode, coloured, vae, tmp_path):
     out = tmp_path / "latents"
     told = encode(out, "--dtype", "float32")
     assert told.startswith(f"{out}: 6 images of 2 classes as float32 latents 4x8x8, 0.0 MB; next: kindgene pretrain")
+    assert told.endswith(f" --recipe latents --data {out} --out RUN\n")
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["vae_name"] == "tiny-vae"  # not where it lies
     assert str(tmp_path.parent) not in json.dumps(manifest)
@@ -132,20 +133,77 @@ def test_killed_and_run_again_it_is_the_same(start, encode, kindgene, coloured, 
     assert tree(out) == tree(latents)
 
 
-@pytest.mark.slow
-def test_two_processes_share_the_work(coloured, vae, latents, tree, tmp_path):
-    out = tmp_path / "two"
-    program = tmp_path / "program.py"
-    program.write_text("from kindgene.cli.main import main\nmain()\n")
-    look = ("--data", coloured, "--vae", vae, "--image-size", 16, "--shard-size", 2, "--out", out)
+@pytest.fixture
+def damaged(coloured, tmp_path, monkeypatch):
+    """The images, of which two are cut off; they are taken for more than memory holds, so only headers are checked."""
+    root = shutil.copytree(coloured, tmp_path / "damaged")
+    for file in (root / "cat" / "2.png", root / "dog" / "1.png"):
+        file.write_bytes(file.read_bytes()[:-60])
+    (root / "dog" / "notes.txt").write_text("good dogs")
+    monkeypatch.setattr("kindgene.data.encoded._MEMORY", 0)
+    return root
+
+
+def test_damage_found_on_the_way_is_skipped_and_said(kindgene, damaged, vae, tree, tmp_path):
+    out = tmp_path / "latents"
+    look = ("encode", "--data", damaged, "--vae", vae, "--image-size", 16, "--shard-size", 2, "--out", out)
+    done = kindgene(*look)
+    assert done.out.startswith(f"{out}: 4 images of 2 classes, 3 skipped ({out / 'skipped.jsonl'}) as float16 latents")
+    before, during = done.err.splitlines()[0], done.err.splitlines()[-1]
+    assert before.startswith(f"kindgene: skipped 1 of 7 entries of {damaged} (1 other suffix)")
+    told = f"kindgene: skipped 2 of 6 entries of the data of {out} (2 broken): {damaged / 'cat' / '2.png'} cannot be"
+    assert during.startswith(told)
+    lines = [json.loads(line) for line in (out / "skipped.jsonl").read_text().splitlines()]
+    assert [os.path.basename(line["path"]) for line in lines] == ["notes.txt", "2.png", "1.png"]
+    assert json.loads((out / "manifest.json").read_text())["skipped"] == [1, 3]
+    made = tree(out)
+    assert "3 skipped" in kindgene(*look).out  # again, all of it being there
+    assert tree(out) == made
+
+    kindgene("pretrain", "--data", out, "--out", tmp_path / "run", *SMALL)
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert all(np.isfinite(losses))
+
+
+def test_damage_found_on_the_way_is_an_error_of_strict(kindgene, refused, damaged, vae, tmp_path):
+    (damaged / "dog" / "notes.txt").unlink()
+    out = tmp_path / "latents"
+    look = ("encode", "--data", damaged, "--vae", vae, "--image-size", 16, "--shard-size", 2, "--out", out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kindgene.progress.RichProgress.update", lambda *some, **more: None)
+        told = refused(*look, "--strict")
+    assert told.startswith(f"kindgene: {damaged / 'cat' / '2.png'} cannot be read as JPEG, PNG or WebP (")
+    assert told.endswith("); replace or remove it\n")
+    assert "4 images of 2 classes, 2 skipped" in kindgene(*look).out  # goes on
+    assert refused(*look, "--strict") == told
+
+
+def encoded_by_two(data, vae, out):
+    """What `kindgene encode` in two processes ends with."""
+    program = out.parent / "program.py"
+    program.write_text("import kindgene.data.encoded\nkindgene.data.encoded._MEMORY = 0\n"
+                       "from kindgene.cli.main import main\nmain()\n")  # fmt: skip
+    look = ("--data", data, "--vae", vae, "--image-size", 16, "--shard-size", 2, "--out", out)
     launch = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, program)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         list(map(str, (*launch, "encode", *look))), env=environment, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("6 images of 2 classes") == 1
-    assert tree(out) == tree(latents)
+    return done
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_work(kindgene, encode, coloured, damaged, vae, tree, tmp_path):
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    encode(tmp_path / "latents")
+    assert encoded_by_two(coloured, vae, whole).stdout.count("6 images of 2 classes") == 1
+    assert tree(whole) == tree(tmp_path / "latents")
+    done = encoded_by_two(damaged, vae, part)
+    assert done.stdout.count("4 images of 2 classes, 3 skipped") == 1
+    assert done.stderr.count("skipped 2 of 6 entries") == 1
+    kindgene("encode", "--data", damaged, "--vae", vae, "--image-size", 16, "--shard-size", 2, "--out", tmp_path / "p")
+    assert tree(part) == tree(tmp_path / "p")
 
 
 def test_trained_on_sampled_and_decoded(kindgene, refused, latents, vae, tmp_path):

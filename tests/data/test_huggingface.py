@@ -108,6 +108,15 @@ def test_labels_of_every_kind(
     assert (dataset.class_names, dataset.labels.tolist()) == (names, found)
 
 
+def test_images_without_class_are_counted(saved: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load_hf(saved, 8)
+    assert caplog.messages == [f"1 images of {saved} have no label (-1 or empty): they train without class"]
+    caplog.clear()
+    load_hf(saved, 8, classes=["ant"])
+    load_hf(saved, 8, label_column=None)
+    assert not caplog.records
+
+
 def test_other_columns_and_none(tmp_path: Path) -> None:
     renamed = table().rename_columns({"image": "picture", "label": "kind"})
     renamed.save_to_disk(tmp_path / "saved")
@@ -142,7 +151,7 @@ def test_unfit_images_are_named_by_their_row(tmp_path: Path, caplog: pytest.LogC
         assert "skipped 3 of 6 entries" in caplog.text
     with pytest.raises(ValueError, match=r"row 1 of .* cannot be read as JPEG, PNG or WebP; replace"):
         load_hf(tmp_path / "saved", 8, strict=True)
-    with pytest.raises(ValueError, match=r"row 3 of .* cannot be read .*check='full'"):
+    with pytest.raises(ValueError, match=r"row 3 of .* cannot be read .*\(check=full\)"):
         load_hf(tmp_path / "saved", 8, in_memory=False).batch(torch.tensor([1]))
 
 

@@ -203,12 +203,12 @@ def test_a_killed_attempt_is_finished_to_the_same_bytes(cache, images, vae, tmp_
     out = tmp_path / "latents"
     write, count = encode_module.files.write_safetensors, iter(range(9))
 
-    def killed(path, tensors):
+    def killed(path, tensors, metadata=None):
         if path.parent.name == "shards" and next(count) == 3 - len(lost):
             for name in (".tmp-half.part", ".tmpaB3x9Z"):  # ours, and safetensors' own
                 (path.parent / name).write_bytes(b"half")
             raise KeyboardInterrupt
-        write(path, tensors)
+        write(path, tensors, metadata)
 
     monkeypatch.setattr(encode_module.files, "write_safetensors", killed)
     with pytest.raises(KeyboardInterrupt):

@@ -45,6 +45,32 @@ def test_named_arrays(file: Path, channels: int | None, shape: tuple[int, int, i
     assert dataset.flip
 
 
+def test_chosen_classes_and_those_without(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    np.savez(file, images=BYTES, labels=np.array([0, 1, -1, -1, 1]), class_names=np.array(["cat", "dog"]))
+    load_npz(file)
+    assert caplog.messages == [f"2 images of {file} have no label (-1): they train without class"]
+    caplog.clear()
+    dataset = load_npz(file, classes=["dog", "cat"])
+    assert (dataset.class_names, dataset.labels.tolist()) == (("dog", "cat"), [1, 0, 0])
+    assert not caplog.records
+    with pytest.raises(ValueError, match=r"no class 'dgo' in .*pictures\.npz; nearest: 'dog'"):
+        load_npz(file, classes=["dgo"])
+
+
+def test_small_images_are_enlarged_where_allowed(file: Path) -> None:
+    np.savez(file, images=BYTES)
+    enlarged = load_npz(file, 24, min_side=1)
+    assert enlarged.shape == (3, 24, 24)
+    expected = np.stack([np.asarray(centre_crop(Image.fromarray(image), 24)) for image in BYTES])
+    assert torch.equal(in_memory(enlarged).images, torch.from_numpy(expected).permute(0, 3, 1, 2) / 127.5 - 1)
+    with pytest.raises(ValueError, match=r"16x12 pixels, smaller than 13; .* or allow enlarging \(min_side=1\)"):
+        load_npz(file, 8, min_side=13)
+    np.savez(file, images=np.zeros((2, 3, 6, 6)))
+    assert load_npz(file, 6, min_side=6).shape == (3, 6, 6)
+    with pytest.raises(ValueError, match="6x6 pixels, smaller than 7"):
+        load_npz(file, 6, min_side=7)
+
+
 def test_texts_as_labels(file: Path) -> None:
     np.savez(file, images=BYTES, labels=np.array(["dog", "cat", "dog", "dog", "cat"]))
     dataset = load_npz(file)

@@ -40,29 +40,31 @@ def load_data(
     | a file ``.npz`` | `kindgene.data.npz` |
 
     Files that cannot be used are skipped with a warning; of `strict` they are an error. `min_side` and `check` say what
-    that means (`kindgene.data.folder.load_folder`); they, like `strict`, matter to files of images alone. Raises
-    ValueError, in one line, for what is not there, and for options that do not go with the kind of data.
+    that means (`kindgene.data.folder.load_folder`). Raises ValueError, in one line, for what is not there, and for
+    options that do not go with the kind of data: only folders and tables have images that are looked at one by one.
+    A `min_side` of 1, which some recipes have, leaves nothing out and goes with all.
     """
     from kindgene.data.named import NAMES, load_named
 
     path = Path(data.removeprefix(_HF))
     table = data not in NAMES and _is_table(data, path)
-    columns = {"--image-column": image_column, "--label-column": label_column, "--split": split}
-    for option, value in columns.items():
-        if value is not None and not table:
-            raise ValueError(
-                f"{option} is for Hugging Face data sets, and {data} is none; hf:{data} has it read as one"
-            )
+    archive = data not in NAMES and not table and path.suffix.lower() == ".npz" and not path.is_dir()
+    if not table:
+        _refuse_columns(data, path, image_column, label_column, split)
+    if archive or data in NAMES or (not table and _is_latents(path)):
+        _refuse_looking(data, strict, check)
+        if not archive and min_side not in (None, 1):
+            raise ValueError(f"min_side is for images in files, and those of {data} all have one size; leave it out")
     found: Dataset
     if data in NAMES:
         if channels not in (None, 1):
             raise ValueError(f"{data} is grey, but images of {channels} channels are needed; give --data a folder")
         found = load_named(data, image_size, classes)
         return dataclasses.replace(found, flip=flip)
-    if path.suffix.lower() == ".npz" and not path.is_dir() and not table:
+    if archive:
         from kindgene.data.npz import load_npz
 
-        return _of_classes(load_npz(path, image_size, channels, flip=flip), classes, data)
+        return load_npz(path, image_size, channels, classes=classes, flip=flip, min_side=min_side)
     if not table and _is_latents(path):
         return _of_classes(_latents(path, image_size, channels, flip), classes, data)
     if not table and not path.is_dir():
@@ -121,6 +123,26 @@ def _is_table(data: str, path: Path) -> bool:
     from kindgene.data.huggingface import is_saved
 
     return is_saved(path) or any(path.glob("*.parquet")) or any(path.glob("data/*.parquet"))
+
+
+def _refuse_columns(
+    data: str, path: Path, image_column: str | None, label_column: str | None, split: str | None
+) -> None:
+    """Raises ValueError for options of tables."""
+    for option, value in (("--image-column", image_column), ("--label-column", label_column), ("split", split)):
+        if value is not None:
+            hint = f"; hf:{data} has it read as one" if path.is_dir() else ""
+            raise ValueError(f"{option} is for Hugging Face data sets, and {data} is none{hint}")
+
+
+def _refuse_looking(data: str, strict: bool, check: Check) -> None:
+    """Raises ValueError for options of images that can be skipped one by one."""
+    for option, given in (("--strict", strict), (f"check={check}", check != "headers")):
+        if given:
+            raise ValueError(
+                f"{option} is for folders and Hugging Face data sets, of which single images can be skipped; "
+                f"{data} is taken as a whole or refused: leave it out"
+            )
 
 
 def _is_latents(path: Path) -> bool:

@@ -35,10 +35,12 @@ def run(
 ) -> None:
     """Encode images, and their mirror images, into latents to train on.
 
-    After an interruption the same command goes on. Under accelerate launch or
-    torchrun every process encodes a share.
+    Images that cannot be used, damaged ones too, are left out and listed in
+    skipped.jsonl, unless --strict. After an interruption the same command
+    goes on. Under accelerate launch or torchrun every process encodes a share.
     """
     from kindgene.data.latents import load_latents
+    from kindgene.data.skipped import SKIPPED_FILE
     from kindgene.recipes import DataSettings
     from kindgene.training.processes import is_main_process
 
@@ -52,13 +54,24 @@ def run(
     autoencoder = autoencoders.load(vae)
     images = prepare.images_of(source, int(autoencoder.config.in_channels))
     try:
-        prepare.encoded(images, autoencoder, vae, out, dtype=dtype, batch_size=batch_size, shard_size=shard_size)
+        prepare.encoded(
+            images,
+            autoencoder,
+            vae,
+            out,
+            skip_damaged=not strict,
+            dtype=dtype,
+            batch_size=batch_size,
+            shard_size=shard_size,
+        )
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt("while encoding") from error
     if is_main_process():
         made = load_latents(out)
         size = sum(path.stat().st_size for path in out.rglob("*.safetensors"))
+        skipped = f", {len(made.skipped):,} skipped ({out / SKIPPED_FILE})" if made.skipped else ""
         typer.echo(
-            f"{out}: {len(made):,} images of {len(made.class_names)} classes as {dtype} latents "
-            f"{'x'.join(map(str, made.shape))}, {size / 1e6:,.1f} MB; next: kindgene pretrain --data {out} --out RUN"
+            f"{out}: {len(made):,} images of {len(made.class_names)} classes{skipped} as {dtype} latents "
+            f"{'x'.join(map(str, made.shape))}, {size / 1e6:,.1f} MB; "
+            f"next: kindgene pretrain --recipe latents --data {out} --out RUN"
         )

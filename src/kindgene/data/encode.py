@@ -4,6 +4,11 @@ A shard is made of the images that stand in its place in the data set, always in
 or not at all. So a shard that is there is right, what is missing is made, and the result has the same bytes as that
 of an attempt that nothing stopped (same machine, versions, threads, batch size). The manifest comes last.
 
+**Damaged images.** Headers do not show all damage (`kindgene.data.encoded`), and a second pass that decodes everything
+beforehand would cost each process as much as all its reading. So, if asked, an image that fails when its batch is read
+is left out there: its place in the shard holds NaN, the shard's metadata tell its number, and so does the manifest.
+Whoever makes the shard, and however often it is begun, the same places are empty.
+
 Numbers are kept as float16 unless told otherwise (ours): half the bytes, and an error of at most 2^-11 of a number,
 about 1/2000, which is under the autoencoder's own. An image of 256 pixels takes 32 KiB (4 x 32 x 32 numbers, mean and
 standard deviation, image and mirror image), ImageNet's 1,281,167 take 42 GB.
@@ -27,6 +32,7 @@ from torch import Tensor
 
 from kindgene import files
 from kindgene._version import __version__
+from kindgene.data import damaged
 from kindgene.data.autoencoder import LatentScale, latent_shape, posterior, weights_sha256
 from kindgene.data.dataset import Dataset
 from kindgene.data.latents import (
@@ -38,12 +44,14 @@ from kindgene.data.latents import (
     SHARD_FOLDER,
     shard_path,
 )
+from kindgene.data.skipped import SKIPPED_FILE, refuse, warn, write_skipped
 from kindgene.progress import NoProgress, Progress
 
 SHARD_SIZE = 1024
 """Images a shard (ours): 32 MiB at 256 pixels."""
 
 _AHEAD = 2  # batches that are read while one is encoded
+_EMPTY = "skipped"  # in a shard's metadata: numbers of the images whose places are empty, as JSON
 _T = TypeVar("_T")
 
 
@@ -86,6 +94,7 @@ def encode(
     *,
     vae_name: str = "",
     preprocessing: str = "",
+    skip_damaged: bool = False,
     dtype: Literal["float16", "float32"] = "float16",
     batch_size: int = 32,
     shard_size: int = SHARD_SIZE,
@@ -98,21 +107,27 @@ def encode(
     `preprocessing` are recorded. `processes`: each calls it alike and makes its share of the shards. A cache that is
     whole is checked, hash by hash; what is missing of it, or damaged, is made.
 
+    `skip_damaged`: images that cannot be decoded are left out and said in one warning, and the file ``skipped.jsonl``
+    lists them with those that were left out on loading; unless it is true the first raises ValueError, also where an
+    earlier attempt left it out.
+
     Raises ValueError for a folder that holds other things or was begun with other images, another autoencoder or other
-    settings; for a model that is no `AutoencoderKL`; and for latents that the dtype cannot hold.
+    settings; for a model that is no `AutoencoderKL`; for latents that the dtype cannot hold; and for a class of which
+    damage leaves nothing.
     """
     if batch_size < 1 or shard_size < 1:
         raise ValueError(f"batch_size and shard_size must be at least 1, got {batch_size} and {shard_size}")
     if dtype not in ("float16", "float32"):
         raise ValueError(f"latents are kept as float16 or float32, not {dtype!r}")
     root, team = Path(out), processes or _Alone()
-    job = _Job(root, dataset, vae, getattr(torch, dtype), batch_size, shard_size)
+    shape = latent_shape(vae, dataset.shape)
+    job = _Job(root, dataset, vae, shape, getattr(torch, dtype), batch_size, shard_size, skip_damaged)
     about = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "images": len(dataset),
         "image_shape": list(dataset.shape),
-        "latent_shape": list(latent_shape(vae, dataset.shape)),
+        "latent_shape": list(shape),
         "dtype": dtype,
         "shard_size": shard_size,
         "scale": LatentScale.of(vae).to_dict(),
@@ -127,16 +142,15 @@ def encode(
     there = team.share([number for number in numbers if shard_path(root, number).is_file()])
     digests = {number: files.sha256(shard_path(root, number)) for number in there[team.rank :: team.size]}
     digests = _merged(team.gather(digests))
-    damaged = {number for number, digest in digests.items() if recorded.get(str(number), digest) != digest}
+    wrong = {number for number, digest in digests.items() if recorded.get(str(number), digest) != digest}
 
     # What is missing.
-    missing = [number for number in numbers if number not in digests or number in damaged]
+    missing = [number for number in numbers if number not in digests or number in wrong]
     shown = NoProgress() if progress is None or team.rank else progress
     made = job.make(missing[team.rank :: team.size], shown)
     digests |= _merged(team.gather(made))
-    told = {**about, "vae_name": vae_name, "preprocessing": preprocessing, "counts": dataset.counts()}
-    if missing or not recorded:
-        team.first(lambda: _finish(root, told, dataset.labels, digests))
+    told = {**about, "vae_name": vae_name, "preprocessing": preprocessing}
+    team.first(lambda: job.conclude(told, digests, new=bool(missing) or not recorded))
     return root
 
 
@@ -145,9 +159,11 @@ class _Job:
     root: Path
     dataset: Dataset
     vae: Any
+    shape: tuple[int, int, int]
     dtype: torch.dtype
     batch_size: int
     shard_size: int
+    skip_damaged: bool
 
     @property
     def count(self) -> int:
@@ -161,26 +177,40 @@ class _Job:
     def make(self, numbers: list[int], progress: Progress) -> dict[int, str]:
         """Encodes and writes these shards; the hash of each."""
         batches = [part for number in numbers for part in self.images(number).split(self.batch_size)]
-        read = _ahead(self.dataset.batch, batches)
+        read = _ahead(lambda part: damaged.read_fit(self.dataset, part, skip=self.skip_damaged), batches)
         total, done, started = sum(map(len, batches)), 0, time.perf_counter()
         digests = {}
         progress.start(total)
         try:
             for number in numbers:
-                means, stds = [], []
-                for part in self.images(number).split(self.batch_size):
-                    mean, std = self.posteriors(next(read), part)
+                images = self.images(number)
+                means, stds, kept = [], [], []
+                for part in images.split(self.batch_size):
+                    pixels, fit = next(read)
+                    mean, std = self.spread(pixels, part, fit)
                     means.append(mean)
                     stds.append(std)
+                    kept.append(fit)
                     done += len(part)
                     progress.update(done, images_per_second=done / (time.perf_counter() - started))
                 path = shard_path(self.root, number)
-                files.write_safetensors(path, {"mean": torch.cat(means), "std": torch.cat(stds)})
+                empty = images[~torch.cat(kept)].tolist()
+                metadata = {_EMPTY: json.dumps(empty)} if empty else None
+                files.write_safetensors(path, {"mean": torch.cat(means), "std": torch.cat(stds)}, metadata)
                 digests[number] = files.sha256(path)
         finally:
             read.close()
             progress.close()
         return digests
+
+    def spread(self, images: Tensor, part: Tensor, fit: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation [B, 2, C, h, w] of the images `part` [B], NaN where one is not `fit`."""
+        if fit.all():
+            return self.posteriors(images, part)
+        mean, std = (torch.full((len(part), 2, *self.shape), torch.nan, dtype=self.dtype) for _ in range(2))
+        if fit.any():
+            mean[fit], std[fit] = self.posteriors(images, part[fit])
+        return mean, std
 
     def posteriors(self, images: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation [B, 2, C, h, w] of images and mirror images, as they are kept."""
@@ -191,6 +221,23 @@ class _Job:
             first = int(indices[~fit][0])
             raise ValueError(f"the latents of image {first} are not finite as {self.dtype}; try another VAE or float32")
         return mean, std
+
+    def conclude(self, told: dict[str, Any], digests: dict[int, str], *, new: bool) -> None:
+        """Writes the manifest, if there is something `new`, once all shards are there; ValueErrors as of `encode`."""
+        empty = [index for number in sorted(digests) for index in _empty(shard_path(self.root, number))]
+        if not new and (self.skip_damaged or not empty):
+            return
+        skipped = damaged.named(self.dataset, empty)
+        if not self.skip_damaged:
+            refuse(skipped)
+        damaged.refuse_emptied(self.dataset, empty, skipped)
+        warn(skipped, f"the data of {self.root}", len(self.dataset))
+        write_skipped(self.root / SKIPPED_FILE, [*self.dataset.skipped, *skipped])
+        counts = self.dataset.counts()
+        for label in self.dataset.labels[empty].tolist():
+            if label < len(counts):
+                counts[self.dataset.class_names[label]] -= 1
+        _finish(self.root, {**told, "counts": counts, "skipped": empty}, self.dataset.labels, digests)
 
 
 def _begin(root: Path, about: dict[str, Any], labels: Tensor) -> dict[str, str]:
@@ -228,6 +275,12 @@ def _check_same(path: Path, about: dict[str, Any]) -> None:
         )
 
 
+def _empty(shard: Path) -> list[int]:
+    """Numbers of the images that were left out of a shard."""
+    found: list[int] = json.loads(files.read_metadata(shard).get(_EMPTY, "[]"))
+    return found
+
+
 def _finish(root: Path, told: dict[str, Any], labels: Tensor, digests: dict[int, str]) -> None:
     """Writes the manifest, which makes the cache whole."""
     files.write_safetensors(root / LABELS_FILE, {"labels": labels})
@@ -246,10 +299,10 @@ def _entry(root: Path, path: Path, digest: str) -> dict[str, Any]:
     return {"file": path.relative_to(root).as_posix(), "sha256": digest, "bytes": path.stat().st_size}
 
 
-def _ahead(read: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> Generator[Tensor, None, None]:
+def _ahead(read: Callable[[Tensor], _T], batches: Iterable[Tensor]) -> Generator[_T, None, None]:
     """What `read` makes of each batch, in order, some of them read before they are asked for."""
     with ThreadPoolExecutor(_AHEAD) as pool:
-        waiting: deque[Future[Tensor]] = deque()
+        waiting: deque[Future[_T]] = deque()
         try:
             for batch in batches:
                 waiting.append(pool.submit(read, batch))

@@ -6,7 +6,8 @@ RGB, 349,525 of 32x32 grey), since that is fastest; otherwise they are decoded a
 **What is checked.** Images that are held are all decoded at once, so each fault is found. Of others the headers are
 read: that finds what is tiny, animated, CMYK, 16-bit, transparent or no image, at thousands a second. Damage
 further in shows only on decoding; training then stops with an error that names the file, for a run whose images
-depend on what happened to fail could not be repeated. ``check="full"`` decodes all of them beforehand.
+depend on what happened to fail could not be repeated. ``check="full"`` decodes all of them beforehand. Encoding into
+latents decodes each image once and can leave out what fails (`kindgene.data.encode`).
 
 Shapes: N images, C channels, S pixels a side.
 """
@@ -25,7 +26,7 @@ from kindgene.data.arrays import ArrayDataset
 from kindgene.data.dataset import Dataset
 from kindgene.data.images import Pixels, Source, UnfitImageError, check_header, read_pixels
 from kindgene.data.lazy import LazyDataset, in_threads, to_unit
-from kindgene.data.skipped import Skipped, refuse, warn
+from kindgene.data.skipped import DamagedImageError, Skipped, refuse, warn
 from kindgene.progress import NoProgress, Progress
 
 Check = Literal["headers", "full"]
@@ -52,12 +53,19 @@ class EncodedDataset(LazyDataset):
         """What an error calls the image."""
 
     def read(self, index: int) -> Pixels:
-        """The image at `index`: uint8 [C, S, S]. Raises ValueError, naming it, where it cannot be decoded."""
+        """The image at `index`: uint8 [C, S, S].
+
+        Raises DamagedImageError, naming it, where it cannot be decoded, and another ValueError where it is gone.
+        """
         try:
             return self.decode(index)
         except UnfitImageError as error:
-            raise ValueError(
-                f"{self.name(index)} {error}; {error.advice}, or load with check='full', which leaves such images out"
+            skipped = Skipped(self.name(index), error.kind, str(error), error.advice)
+            if error.absent:
+                raise ValueError(f"{skipped}; it was there when the images were looked through") from error
+            raise DamagedImageError(
+                f"{skipped}; {skipped.advice}, or have all images decoded first, which leaves such out (check=full)",
+                skipped,
             ) from error
 
     def decode(self, index: int) -> Pixels:

@@ -15,7 +15,6 @@ Shapes: N images, C channels, S pixels a side.
 """
 
 import hashlib
-import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +26,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from kindgene.data.classless import tell_classless
 from kindgene.data.dataset import Dataset
 from kindgene.data.encoded import Check, EncodedDataset, look_through
 from kindgene.data.images import check_size
@@ -35,7 +35,6 @@ from kindgene.data.skipped import Skipped, refuse
 from kindgene.progress import Progress
 
 _SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -127,9 +126,7 @@ def load_folder(
     dataset = look_through(
         candidates, unfit, str(root), strict=strict, in_memory=in_memory, check=check, progress=progress
     )
-    classless = int((dataset.labels == len(class_names)).sum())
-    if classless:
-        _logger.warning("%s images of %s lie in no class folder: they train without class", f"{classless:,}", root)
+    tell_classless(dataset.labels, class_names, str(root), "lie in no class folder")
     return dataset
 
 

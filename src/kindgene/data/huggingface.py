@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from kindgene.data.classless import tell_classless
 from kindgene.data.dataset import Dataset, evenly_spaced
 from kindgene.data.encoded import Check, EncodedDataset, look_through
 from kindgene.data.images import Source, UnfitImageError, check_size
@@ -120,7 +121,9 @@ def load_hf(
     if classes is not None:
         check_known(classes, class_names, origin)
         candidates = candidates.subset(classes)
-    return look_through(candidates, (), origin, strict=strict, in_memory=in_memory, check=check, progress=progress)
+    dataset = look_through(candidates, (), origin, strict=strict, in_memory=in_memory, check=check, progress=progress)
+    tell_classless(dataset.labels, dataset.class_names, origin, "have no label (-1 or empty)")
+    return dataset
 
 
 def is_saved(path: str | Path) -> bool:

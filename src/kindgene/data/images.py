@@ -44,12 +44,12 @@ class UnfitImageError(ValueError):
     """An image that cannot be used.
 
     kind: a few words to count by; the message is the rest of a sentence that begins with the image's name; advice:
-    what would make it fit.
+    what would make it fit; absent: nothing can be said of the image, since its file is not there or is closed to us.
     """
 
-    def __init__(self, kind: str, reason: str, advice: str) -> None:
+    def __init__(self, kind: str, reason: str, advice: str, *, absent: bool = False) -> None:
         super().__init__(reason)
-        self.kind, self.advice = kind, advice
+        self.kind, self.advice, self.absent = kind, advice, absent
 
 
 def check_size(size: int, channels: int) -> None:
@@ -115,7 +115,9 @@ def _damage_named() -> Iterator[None]:
             raise
         said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         why = "" if isinstance(error, UnidentifiedImageError) else f" ({said})"
-        raise UnfitImageError("broken", f"cannot be read as JPEG, PNG or WebP{why}", "replace or remove it") from error
+        absent = isinstance(error, OSError) and error.errno in _ABSENT
+        reason = f"cannot be read as JPEG, PNG or WebP{why}"
+        raise UnfitImageError("broken", reason, "replace or remove it", absent=absent) from error
 
 
 def _refuse_unsuitable(image: ImageFile.ImageFile, min_side: int) -> None:
@@ -132,7 +134,7 @@ def _refuse_unsuitable(image: ImageFile.ImageFile, min_side: int) -> None:
         raise UnfitImageError(
             "too small",
             f"is {image.width}x{image.height} pixels, smaller than {min_side}",
-            "ask for a smaller size, allow enlarging with min_side, or remove it",
+            "ask for a smaller size, allow enlarging (min_side=1), or remove it",
         )
     if _is_animated(image):
         raise UnfitImageError("animated", "is animated", "save the frame that is meant as a file of its own")

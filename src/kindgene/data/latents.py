@@ -6,10 +6,13 @@ latents/
   labels.safetensors     labels  int64 [N]
   shards/
     00000.safetensors    mean, std  [n, 2, C, h, w]: of the posterior, of the image and of its mirror image
+  skipped.jsonl          what was left out of the data, if anything was, for people to read
 ```
 Mean and standard deviation, not one frozen sample of the posterior: training draws a new one each time. The mirror
 image is encoded too, for an autoencoder's latents of it are not the mirrored latents. Numbers are unscaled; the
-manifest says how to scale them, as the autoencoder's own configuration did.
+manifest says how to scale them, as the autoencoder's own configuration did. An image that could not be decoded when
+its turn came has a place (NaN) and a label too; the manifest lists such under ``skipped``, and they are not among those
+that are read.
 
 Files are mapped, so only what a batch asks for is read; processes share it.
 
@@ -32,6 +35,7 @@ from kindgene import files, random
 from kindgene.data.autoencoder import LatentScale
 from kindgene.data.dataset import Dataset, flips
 from kindgene.data.labels import check_indices, check_labels, check_names, chosen, held_out
+from kindgene.data.skipped import SKIPPED_FILE, Skipped, read_skipped
 
 FORMAT, FORMAT_VERSION = "kindgene-latents", 1
 MANIFEST_FILE, LABELS_FILE, SHARD_FOLDER = "manifest.json", "labels.safetensors", "shards"
@@ -58,6 +62,7 @@ class LatentDataset(Dataset):
     scale: LatentScale
     facts: dict[str, Any]
     flip: bool = True
+    skipped: tuple[Skipped, ...] = ()
     _shards: _Shards = field(repr=False)
 
     @property
@@ -166,12 +171,16 @@ def load_latents(path: files.StrPath, *, flip: bool = True, verify: Verify = "si
     names = tuple(manifest["class_names"])
     check_names(names)
     check_labels(labels, manifest["images"], names)
+    kept = torch.ones(len(labels), dtype=torch.bool)
+    empty = torch.tensor(manifest.get("skipped", []), dtype=torch.int64)
+    check_indices(empty, len(labels))
+    kept[empty] = False
     channels, height, width = manifest["latent_shape"]
     return LatentDataset(
         root=root,
-        labels=labels,
+        labels=labels[kept],
         class_names=names,
-        rows=torch.arange(len(labels)),
+        rows=torch.nonzero(kept).flatten(),
         latent_shape=(channels, height, width),
         shard_size=manifest["shard_size"],
         scale=LatentScale.from_dict(manifest["scale"]),
@@ -182,6 +191,7 @@ def load_latents(path: files.StrPath, *, flip: bool = True, verify: Verify = "si
             "scale": manifest["scale"],
         },
         flip=flip,
+        skipped=read_skipped(root / SKIPPED_FILE),
         _shards=_Shards(root),
     )
 

@@ -14,7 +14,7 @@ Shapes: N images, C channels or classes, H height, W width, S pixels a side.
 
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -26,10 +26,11 @@ from PIL import Image
 from torch import Tensor
 
 from kindgene.data.arrays import ArrayDataset, in_memory
+from kindgene.data.classless import tell_classless
 from kindgene.data.dataset import Dataset
 from kindgene.data.encoded import fits_memory
 from kindgene.data.images import MODES, Pixels, check_size, crop_pixels
-from kindgene.data.labels import named_labels
+from kindgene.data.labels import check_known, named_labels
 from kindgene.data.lazy import LazyDataset
 
 _IMAGES = ("images", "arr_0")
@@ -61,17 +62,36 @@ class PixelsDataset(LazyDataset):
         return replace(self, labels=self.labels[kept], pixels=self.pixels[kept.numpy()])
 
 
-def load_npz(path: str | Path, size: int | None = None, channels: int | None = None, *, flip: bool = False) -> Dataset:
+def load_npz(
+    path: str | Path,
+    size: int | None = None,
+    channels: int | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    flip: bool = False,
+    min_side: int | None = None,
+) -> Dataset:
     """The images of an archive, [N, channels, size, size] in [-1, 1]; `size` and `channels` None: as they are.
 
     Bytes of another size are reduced and centre-cropped as ADM does, and grey made RGB or RGB grey; floats are taken
-    as they are or refused. They are held as floats where those take less than 1 GiB, else as bytes. `flip`: training
-    mirrors every other one.
+    as they are or refused. They are held as floats where those take less than 1 GiB, else as bytes. `classes`: only
+    these, in this order. `flip`: training mirrors every other one. `min_side`: smaller images are refused, all of them,
+    since they are of one size; None: `size`; 1: they are enlarged.
 
     Raises ValueError, naming the file and the key, for a damaged file, missing keys, arrays of other types and shapes
-    than above, images smaller than `size`, and labels without a name.
+    than above, images smaller than `min_side`, and labels without a name.
     """
     path = Path(path)
+    found = _load(path, size, channels, flip, min_side)
+    if classes is not None:
+        check_known(classes, found.class_names, str(path))
+        found = found.subset(classes)
+    tell_classless(found.labels, found.class_names, str(path), "have no label (-1)")
+    return found
+
+
+def _load(path: Path, size: int | None, channels: int | None, flip: bool, min_side: int | None) -> Dataset:
+    """All images of an archive."""
     arrays = _read(path)
     images = _first(arrays, _IMAGES)
     if images is None:
@@ -80,11 +100,14 @@ def load_npz(path: str | Path, size: int | None = None, channels: int | None = N
         raise ValueError(f"{path} holds no images: its array has the shape {images.shape}")
     labels, names = _labels(path, arrays, len(images))
     if images.dtype != np.uint8:
+        if min_side is not None and images.ndim == 4:
+            _refuse_small(path, images.shape[2:], min_side)
         try:
             return ArrayDataset(_floats(images, size, channels), labels, names, flip)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-    pixels = _bytes(path, images, size)
+    pixels = _bytes(path, images)
+    _refuse_small(path, pixels.shape[1:3], size if min_side is None else min_side)
     dataset = PixelsDataset(
         labels=labels,
         class_names=names,
@@ -97,19 +120,23 @@ def load_npz(path: str | Path, size: int | None = None, channels: int | None = N
     return in_memory(dataset) if fits_memory(dataset) else dataset
 
 
-def _bytes(path: Path, images: Array, size: int | None) -> Pixels:
-    """uint8 images as [N, H, W, 1 or 3], none smaller than `size`."""
+def _bytes(path: Path, images: Array) -> Pixels:
+    """uint8 images as [N, H, W, 1 or 3]."""
     pixels = images[..., None] if images.ndim == 3 else images
     if pixels.ndim != 4 or pixels.shape[3] not in MODES:
         raise ValueError(
             f"the images of {path} are uint8 of shape {images.shape}; expected [N, H, W] or [N, H, W, 1 or 3]"
         )
-    height, width = pixels.shape[1:3]
-    if size is not None and min(height, width) < size:
-        raise ValueError(
-            f"the images of {path} are {width}x{height} pixels, smaller than {size}; ask for a smaller size"
-        )
     return pixels
+
+
+def _refuse_small(path: Path, sides: tuple[int, ...], least: int | None) -> None:
+    height, width = sides
+    if least is not None and min(sides) < least:
+        raise ValueError(
+            f"the images of {path} are {width}x{height} pixels, smaller than {least}; "
+            "ask for a smaller size, or allow enlarging (min_side=1)"
+        )
 
 
 def _floats(images: Array, size: int | None, channels: int | None) -> Tensor:
