@@ -6,9 +6,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from kindgene.benchmarks import run
+from kindgene.benchmarks.bars import bars
 from kindgene.benchmarks.gpu import STEP_WAYS
 from kindgene.benchmarks.models import Shape, batch_of, decomposable_model, dense_model
-from kindgene.benchmarks.report import bars, benchmark_table
+from kindgene.benchmarks.report import benchmark_table
 from kindgene.benchmarks.run import PARTS, run_benchmark, write_benchmark
 from kindgene.benchmarks.timing import clock, take_turns
 from kindgene.benchmarks.training_step import Step, build, measure_growth, measure_steps
@@ -107,9 +108,21 @@ def test_the_whole_benchmark_in_small(tmp_path, monkeypatch):
     result = run_benchmark(parts, "tiny", told.append)
     assert tuple(told) == parts
     assert result["figures"].keys() == set(parts)
-    assert len(bars(result["figures"])) == 11
+    assert len(bars(result["figures"], result["seconds"])) == 14
+    assert result["complete"]
+    assert result["units"].keys() == result["figures"].keys()
+    counted = result["figures"]["roofline"]
+    assert counted.keys() == {"rates", "steps", "recombined", "mixed"}
+    assert counted["steps"].keys() == result["figures"]["steps"]["tiny/2"].keys()
+    for part in ("recombined", "mixed"):
+        assert counted[part].keys() == result["figures"][part].keys()
+    assert result["figures"]["memory"].keys() == {"tiny/2"}
+    assert result["part_seconds"].keys() == set(parts)
+    assert sum(result["part_seconds"].values()) <= result["seconds"]
     table = benchmark_table(result)
     assert "| decomposable |" in table
+    assert "| forward of a batch of 10 classes, a sample each |" in table  # there are no more in the tiny pool
+    assert "| the whole benchmark | <= 600 s |" in table
     assert str(torch.__version__) in table
     write_benchmark(tmp_path, result, table)
     assert {path.name for path in tmp_path.iterdir()} == {"performance.json", "performance.md"}
@@ -125,16 +138,16 @@ def test_the_gpu_s_part_rehearsed_on_a_cpu(monkeypatch):
     assert found["step"].keys() == set(STEP_WAYS)
     assert found["layers"].keys() == {"attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"}
     assert found["sampling"].keys() == {"launched", "replayed"}
-    ((what, asked, _, _),) = bars(result["figures"])
-    assert (asked, "(floor " in what) == ("<= 0.60", True)
+    (bar,) = bars(result["figures"])
+    assert (bar.cells[1], "(floor " in bar.what) == ("<= 0.60", True)
     table = benchmark_table(result)
     assert "| mlp.fc1, ours |" in table
-    assert "rehearsed on a CPU" in table
+    assert "on a CPU, in rehearsal" in table
     torch._dynamo.reset()
 
 
 def test_an_unknown_part_or_size_is_refused():
-    with pytest.raises(ValueError, match="there is no speed; parts: steps, growth"):
+    with pytest.raises(ValueError, match="there is no speed; parts: start, steps, growth"):
         run_benchmark(("speed",), "tiny", print)
     with pytest.raises(ValueError, match="there is no huge"):
         run_benchmark(("steps",), "huge", print)

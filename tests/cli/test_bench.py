@@ -2,6 +2,8 @@
 
 import json
 
+from kindgene.benchmarks.run import PARTS
+
 
 def test_one_part_in_small(kindgene, tmp_path):
     told = kindgene("bench", "--part", "growth", "--size", "tiny", "--out", tmp_path / "b")
@@ -12,8 +14,14 @@ def test_one_part_in_small(kindgene, tmp_path):
     assert (tmp_path / "b" / "performance.md").read_text() in told.out
 
 
+def test_the_help_names_every_part(kindgene):
+    assert ", ".join(PARTS) in " ".join(kindgene("bench", "--help").out.replace("│", " ").split())
+
+
 def test_what_there_is_not_is_refused(refused, tmp_path):
-    assert "there is no speed; parts: steps, growth" in refused("bench", "--part", "speed", "--out", tmp_path / "b")
+    assert "there is no speed; parts: start, steps, growth" in refused(
+        "bench", "--part", "speed", "--out", tmp_path / "b"
+    )
     assert "there is no huge" in refused("bench", "--size", "huge", "--out", tmp_path / "b")
     assert "at least 1" in refused("bench", "--threads", 0)
     assert not (tmp_path / "b").exists()

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 from kindgene.cli.models import load_any
-from kindgene.data.autoencoder import decoded
+from kindgene.data.autoencoder import decoded, weights_sha256
 from kindgene.data.folder import load_folder
 from kindgene.evaluation.dino import load_dino
 from kindgene.evaluation.drawing import Sampling, drawn
@@ -88,16 +88,22 @@ def test_samples_are_decoded_and_compared_with_images(kindgene, latent_run, phot
     expected = evaluate_samples(blocks, asked, wanted, extractor=extractor, reference=reference).figures
     assert {name: result[name] for name in wanted} == pytest.approx(expected, rel=1e-6)
     assert result["metrics"] == wanted  # a folder of photographs has no judge unless asked for
-    assert (result["vae"], result["clip"]) == ("small-vae", None)
+    assert (result["vae"], result["vae_sha256"]) == ("small-vae", weights_sha256(autoencoder))
+    assert result["clip"] is None
     assert result["reference"]["shape"] == [3, 16, 16]
-    asked_for = json.loads(kindgene("evaluate", latent_run, *look, "--metrics", "recognised", *QUICK).out)
+    asked_for = json.loads(kindgene("evaluate", latent_run, *look[:4], "--metrics", "recognised", *QUICK).out)
     assert set(asked_for["per_class"]) == {"cat", "dog"}
 
 
-def test_the_loss_is_of_latents(kindgene, refused, latent_run, latents, photographs, vae):
-    result = json.loads(
-        kindgene("evaluate", latent_run, "--data", latents, "--vae", vae, "--metrics", "loss", *QUICK).out
-    )
+def test_latents_are_clipped_only_if_asked_for(kindgene, latent_run, photographs, vae):
+    look = ("--data", photographs, "--vae", vae, "--metrics", "recognised", *QUICK, "--dry-run")
+    assert json.loads(kindgene("evaluate", latent_run, *look, "--clip").out)["clip"] == 1.0
+    assert json.loads(kindgene("evaluate", latent_run, *look).out)["clip"] is None
+
+
+def test_the_loss_is_of_latents(kindgene, refused, latent_run, latents, photographs):
+    """Nothing is decoded, so it needs no VAE."""
+    result = json.loads(kindgene("evaluate", latent_run, "--data", latents, "--metrics", "loss", "--device", "cpu").out)
     assert result["loss"] > 0
     assert result["loss_images"] == 12
     without = refused("evaluate", latent_run, "--data", photographs, *QUICK)

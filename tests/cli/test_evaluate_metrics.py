@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from kindgene import Pool, load_digits
+from kindgene.cli.models import load_any
 from kindgene.data.glyphs import PER_CLASS
 from kindgene.data.superclasses import superclasses
+from kindgene.evaluation.denoising import validation_loss
 from kindgene.evaluation.drawing import Sampling, drawn
 from kindgene.evaluation.evaluate import evaluate_samples
 from kindgene.evaluation.features import Extractor, Features
@@ -18,6 +20,7 @@ from kindgene.evaluation.reference import make_reference
 from kindgene.files import sha256
 
 QUICK = ("--steps", 2, "--per-class", 5, "--device", "cpu")
+LOSS = ("--metrics", "loss", "--device", "cpu")
 OF_IT = ["fd", "is", "precision", "recall", "recognised"]
 
 
@@ -91,11 +94,11 @@ def test_a_reference_in_a_file(kindgene, refused, shared_pool, tmp_path):
     assert read["reference"]["file_sha256"] == sha256(real)
     other = evaluate(kindgene, shared_pool, "--reference", some, "--metrics", "fd", *QUICK)
     assert other["fd"] != pytest.approx(read["fd"])
-    assert "the reference is of 1 classes, the samples are of 3" in other["notes"][-1]
+    assert "the reference is of 1 class, the samples are of 3" in other["notes"][-1]
     assert other["metrics"] == ["fd"]
     alone = evaluate(kindgene, shared_pool, "--reference", real, *QUICK)  # whose eyes it was made with is in the file
     assert alone["fd"] == pytest.approx(read["fd"])
-    assert "recognised" not in alone  # without --data nobody knows what to look for
+    assert {"recognised", "data"}.isdisjoint(alone)  # without --data nobody knows what to look for
     assert "keeps no features" in refused("evaluate", shared_pool, "--reference", some, *QUICK)
 
 
@@ -110,14 +113,47 @@ def test_only_what_is_asked_for(kindgene, shared_pool):
 
 def test_the_loss_is_the_model_s_on_its_classes(kindgene, run, shared_pool, merged):
     """The same with all classes and with those of a part, whatever their places."""
-    whole = evaluate(kindgene, run, "--metrics", "loss", *QUICK)
+    whole = evaluate(kindgene, run, *LOSS)
     assert (whole["loss_images"], whole["loss_data"]) == (len(load_digits().subset(["0", "1", "2"])), "digits")
-    of_run = evaluate(kindgene, run, "--metrics", "loss", "--classes", "1", *QUICK)
-    of_pool = evaluate(kindgene, shared_pool, "--metrics", "loss", "--classes", "1", *QUICK)
-    of_merged = evaluate(kindgene, merged, "--metrics", "loss", *QUICK)
+    of_run = evaluate(kindgene, run, *LOSS, "--classes", "1")
+    of_pool = evaluate(kindgene, shared_pool, *LOSS, "--classes", "1")
+    of_merged = evaluate(kindgene, merged, *LOSS)
     assert of_run["loss"] == pytest.approx(of_pool["loss"], rel=1e-4)
     assert of_merged["loss"] == pytest.approx(of_pool["loss"], rel=1e-4)
     assert "recognised" not in of_run
+
+
+def test_noise_and_timesteps_of_the_loss_are_the_seed_s(kindgene, merged):
+    found = {seed: evaluate(kindgene, merged, *LOSS, "--seed", seed, "--batch-size", 100) for seed in (0, 7)}
+    model, images = load_any(merged, None).model, load_digits().subset(["1"])
+    for seed, result in found.items():
+        assert result["loss"] == validation_loss(model, images, draws=8, batch_size=100, seed=seed)
+        assert (result["seed"], result["loss_timesteps"], result["batch_size"]) == (seed, 8, 100)
+    assert found[0]["loss"] != found[7]["loss"]
+    assert found[0]["loss_fingerprint"] == found[7]["loss_fingerprint"]
+    assert found[0]["loss_fingerprint"]["images_sha256"] == images.fingerprint()["images_sha256"]
+
+
+def test_of_the_loss_alone_nothing_of_sampling_is_told(kindgene, merged):
+    facts = evaluate(kindgene, merged, *LOSS)
+    of_sampling = {"samples", "samples_per_class", "scheduler", "steps", "guidance", "clip", "vae", "extractor"}
+    assert of_sampling.isdisjoint(facts)
+    assert {"weights", "seed", "batch_size", "device", "data", "parameters", "versions"} < facts.keys()
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *(("--count", 7), ("--per-class", 2), ("--guidance", 1.5), ("--steps", 2), ("--scheduler", "ddim")),
+        *(("--clip",), ("--no-clip",), ("--vae", "x")),
+    ],
+)
+def test_options_of_sampling_are_refused_where_nothing_is_sampled(refused, merged, tmp_path, option):
+    """Those that are at their default, too."""
+    name = option[0].replace("no-", "")
+    told = refused("evaluate", merged, *LOSS, *option, "--out", tmp_path / "x.json")
+    assert f"{name} is for samples, and loss draws none" in told
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_number_of_samples_in_all(kindgene, refused, shared_pool):
@@ -207,6 +243,9 @@ def test_what_is_refused_before_any_work(refused, monkeypatch, images, fish_pool
         (("--dino", tmp_path / "none"), "is not a folder, nor a Hub id"),
         (("--inception-weights", tmp_path / "none.pth"), "pt_inception-2015-12-05"),
         (("--metrics", "is", "--reference", "digits"), "--reference is for fd, fid, sfid"),
+        (("--metrics", "loss", "--extractor", "digits"), "loss looks through no extractor"),
+        (("--metrics", "recognised", "--extractor", "glyphs"), "recognised looks through no extractor"),
+        (("--metrics", "is", "--extractor", "digits", "--data", "digits"), "is does not look at --data; leave it out"),
         (("--reference", tmp_path / "none.safetensors"), "there is no such file"),
         (("--reference", "glyphs"), "takes images of 16 or 32 pixels a side, not 8"),
         (("--reference", images), "give an --extractor to see"),

@@ -35,7 +35,7 @@ def test_add_is_transfer_with_the_same_tailors(kindgene, pool, tmp_path):
 def test_remove_leaves_no_file_of_the_class(kindgene, pool):
     entry = Pool.from_pretrained(pool).config.classes["1"]
     before = outputs(pool, ["2", "0"])
-    assert "2 classes are left" in kindgene("remove", pool, "--classes", "1").out
+    assert "2 classes left" in kindgene("remove", pool, "--classes", "1").out
     assert Pool.from_pretrained(pool).classes == ("0", "2")
     assert not (pool / entry.file).exists()
     assert torch.equal(outputs(pool, ["2", "0"]), before)

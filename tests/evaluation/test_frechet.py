@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from torchmetrics.image.fid import FrechetInceptionDistance
 
 from kindgene.evaluation.frechet import frechet_distance
 from kindgene.evaluation.statistics import Gaussian, Statistics
@@ -78,11 +79,41 @@ def test_rotating_both_changes_nothing():
     assert frechet_distance(*turned) == pytest.approx(frechet_distance(one, other), rel=1e-10)
 
 
+def waves(count, rate):
+    """Features [count, 8] that are a formula, so that a figure once computed elsewhere is theirs on every machine."""
+    place = torch.arange(count * 8).double()
+    return (torch.sin(place * 0.731 * rate) + torch.cos(place.square() * 0.000917 * rate)).view(count, 8)
+
+
+WAVES = waves(120, 1.0), waves(90, 1.7) * 1.3 + 0.2
+
+
+def of_features(features):
+    statistics = Statistics(features.shape[1])
+    statistics.update(features)
+    return statistics.gaussian()
+
+
+def test_features_by_a_formula_give_torchmetrics_figure():
+    """Golden figure by torchmetrics 1.9.0, an independent implementation, from the features on."""
+    assert frechet_distance(*map(of_features, WAVES)) == pytest.approx(4.812084957625, rel=1e-11)
+
+
+class AsTheyAre(torch.nn.Module):
+    """Features that are the image's own numbers: the extractor they come with needs more packages."""
+
+    num_features = 8
+
+    def forward(self, images):
+        return images.flatten(1)
+
+
 def test_it_is_torchmetrics():
-    fid = pytest.importorskip("torchmetrics.image.fid")
-    one, other = of_samples(300, 8, 1), of_samples(300, 8, 2)
-    theirs = fid._compute_fid(one.mean, one.covariance, other.mean, other.covariance)
-    assert frechet_distance(one, other) == pytest.approx(float(theirs), rel=1e-8)
+    theirs = FrechetInceptionDistance(feature=AsTheyAre(), normalize=True, input_img_size=(1, 2, 4))
+    theirs.set_dtype(torch.float64)
+    for features, real in zip(WAVES, (True, False), strict=True):
+        theirs.update(features.view(-1, 1, 2, 4), real=real)
+    assert frechet_distance(*map(of_features, WAVES)) == pytest.approx(float(theirs.compute()), rel=1e-8)
 
 
 def test_other_widths_are_refused():

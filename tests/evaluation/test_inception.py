@@ -140,7 +140,10 @@ def test_weights_by_a_formula_give_torch_fidelitys_features():
 
 
 def test_it_is_torch_fidelitys(weights, pixels, features):
-    theirs = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    theirs = pytest.importorskip(
+        "torch_fidelity.feature_extractor_inceptionv3",
+        reason="torch-fidelity is not installed, and nothing else needs it; its figures of the same network are above",
+    )
     extractor = theirs.FeatureExtractorInceptionV3(
         "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(weights)
     )

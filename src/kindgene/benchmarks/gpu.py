@@ -57,7 +57,7 @@ def measure_gpu(shape: Shape, classes: int, depth: int, repeats: int, sampling_s
 
 def device_name() -> str:
     """The GPU that `measure_gpu` measures, or that it is a rehearsal."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "rehearsed on a CPU"
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU, in rehearsal"
 
 
 def _clock(device: torch.device) -> Callable[[], float]:

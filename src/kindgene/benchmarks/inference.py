@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from kindgene.pool.pool import Pool
 MIXED = 32
 """Classes, and samples, of a mixed batch."""
 FEW = 10
+Forwards = Mapping[str, Callable[[], Any]]
 
 
 def make_pool(shape: Shape, classes: int) -> Pool:
@@ -26,8 +27,8 @@ def make_pool(shape: Shape, classes: int) -> Pool:
     return decomposable_model(shape, classes).decompose()
 
 
-def measure_recombined(pool: Pool, shape: Shape, repeats: int) -> dict[str, float]:
-    """Median seconds of a forward of recombined models, and of the dense DiT with as many classes.
+def recombined_forwards(pool: Pool, shape: Shape) -> Forwards:
+    """A forward of recombined models, and of the dense DiT with as many classes.
 
     Plain models of one class (factored: every matrix a thin pair where that is cheaper) and gated ones of one class and
     of ten. `planned` has a budget of 0.7 of the gated model's multiply-adds.
@@ -45,14 +46,11 @@ def measure_recombined(pool: Pool, shape: Shape, repeats: int) -> dict[str, floa
         "ten classes, planned": (pool.recombine(names[:FEW], max_macs=int(0.7 * macs)), few),
         "dense DiT": (dense, few),
     }
-    with torch.inference_mode():
-        return take_turns(
-            {name: _forward(model.eval(), x, t, labels) for name, (model, labels) in models.items()}, repeats
-        )
+    return {name: _forward(model.eval(), x, t, labels) for name, (model, labels) in models.items()}
 
 
-def measure_mixed(pool: Pool, shape: Shape, repeats: int) -> dict[str, float]:
-    """Median seconds of a forward of 32 samples of 32 classes: gated, peft's mixed batch, a merged model a class."""
+def mixed_forwards(pool: Pool, shape: Shape) -> Forwards:
+    """A forward of a sample of each of `MIXED` classes: gated, peft's mixed batch, a merged model a class."""
     names = list(pool.classes)[:MIXED]
     shape = Shape(shape.preset, shape.learngene_rank, shape.tailor_rank, len(names))
     x, t, _ = batch_of(shape, len(names))
@@ -68,20 +66,22 @@ def measure_mixed(pool: Pool, shape: Shape, repeats: int) -> dict[str, float]:
         for index, model in enumerate(merged):
             model(x[index : index + 1], t[index : index + 1], zero)
 
+    return {
+        "gated": _forward(gated, x, t, labels),
+        "peft mixed batch": lambda: adapters(x, t, zeros, adapter_names=chosen),
+        "a merged model a class": each,
+    }
+
+
+def measure_forwards(forwards: Forwards, repeats: int) -> dict[str, float]:
+    """Median seconds of each, in turns."""
     with torch.inference_mode():
-        return take_turns(
-            {
-                "gated": _forward(gated, x, t, labels),
-                "peft mixed batch": lambda: adapters(x, t, zeros, adapter_names=chosen),
-                "a merged model a class": each,
-            },
-            repeats,
-        )
+        return take_turns(forwards, repeats)
 
 
-def measure_sampling(pool: Pool, shape: Shape, steps: int) -> dict[str, float]:
-    """Images a second, of the two blocks: `steps` DDIM steps, guided where the model can be."""
-    names, seconds = list(pool.classes), {}
+def measure_sampling(pool: Pool, shape: Shape, steps: int, repeats: int) -> dict[str, float]:
+    """Images a second of a median round: `steps` DDIM steps, with and without guidance."""
+    names = list(pool.classes)
     gated, merged = pool.recombine(names[:FEW]), pool.recombine(names[:1], form="merged")
     runs: dict[str, tuple[Any, list[str | None], float]] = {
         "gated, guided": (gated, [names[index % FEW] for index in range(shape.batch)], 1.5),
@@ -93,7 +93,7 @@ def measure_sampling(pool: Pool, shape: Shape, steps: int) -> dict[str, float]:
         generator = torch.Generator().manual_seed(0)
         return lambda: sample(model, asked, guidance=guidance, steps=steps, clip=1.0, generator=generator)
 
-    seconds = take_turns({name: draw(*run) for name, run in runs.items()}, 1)
+    seconds = take_turns({name: draw(*run) for name, run in runs.items()}, repeats)
     return {name: shape.batch / value for name, value in seconds.items()}
 
 

@@ -14,6 +14,7 @@ from kindgene.models.dit import DiT
 from kindgene.models.presets import find_preset
 
 DEPTH = 2
+WEIGHT_SEED, BATCH_SEED = 0, 1
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ TINY = Shape("tiny/2", 8, 2, 2)
 """For tests of the machinery."""
 
 
-def dense_model(shape: Shape, classes: int, seed: int = 0, depth: int = DEPTH) -> DiT:
+def dense_model(shape: Shape, classes: int, seed: int = WEIGHT_SEED, depth: int = DEPTH) -> DiT:
     """A dense DiT without zero weights, which a fresh one has and which might be faster."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -42,7 +43,7 @@ def dense_model(shape: Shape, classes: int, seed: int = 0, depth: int = DEPTH) -
 
 
 def decomposable_model(
-    shape: Shape, classes: int, seed: int = 0, tailor_rank: int | None = None, depth: int = DEPTH
+    shape: Shape, classes: int, seed: int = WEIGHT_SEED, tailor_rank: int | None = None, depth: int = DEPTH
 ) -> Decomposable:
     """The decomposable model of these shapes; targets: all of the paper's, and the adaLN."""
     kind = KindConfig(
@@ -63,7 +64,7 @@ def fill_zeros(module: torch.nn.Module) -> None:
             value.normal_(0.0, 0.02)
 
 
-def batch_of(shape: Shape, classes: int, seed: int = 1, null_share: int = 10) -> tuple[Tensor, Tensor, Tensor]:
+def batch_of(shape: Shape, classes: int, seed: int = BATCH_SEED, null_share: int = 10) -> tuple[Tensor, Tensor, Tensor]:
     """Images, times and labels of one batch; every tenth label is null."""
     generator = torch.Generator().manual_seed(seed)
     data = find_preset(shape.preset).data

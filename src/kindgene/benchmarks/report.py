@@ -1,107 +1,172 @@
-"""The figures of a benchmark as Markdown: bars beside what was measured, then everything."""
+"""The figures of a benchmark as Markdown: bars beside what was measured, why some are missed, then everything."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
-Rows = list[tuple[str, str, str, str]]
+from kindgene.benchmarks.bars import Bar, bars, count
 
-
-def bars(figures: Mapping[str, Any]) -> Rows:
-    """(what, asked, measured, reached or not) for each bar whose figures are there; of the first shape."""
-    rows: Rows = []
-
-    def at_most(what: str, most: float, value: float) -> None:
-        rows.append((what, f"<= {most:.2f}", f"{value:.3f}", "yes" if value <= most else "no"))
-
-    def at_least(what: str, least: float, value: float) -> None:
-        rows.append((what, f">= {least:.2f}", f"{value:.2f}", "yes" if value >= least else "no"))
-
-    if "steps" in figures:
-        shape, ways = next(iter(figures["steps"].items()))
-        ours, dense = ways["decomposable"], ways["dense"]
-        at_most(
-            f"{shape} step, forward and backward, against dense",
-            0.42,
-            ours["forward_backward"] / dense["forward_backward"],
-        )
-        at_most(f"{shape} step with the optimizer, against dense", 0.45, ours["whole"] / dense["whole"])
-        masked = ways["masked full rank"]
-        at_most(
-            f"{shape} step against the full rank masked",
-            0.30,
-            ours["forward_backward"] / masked["forward_backward"],
-        )
-    if "growth" in figures:
-        times = list(figures["growth"].items())
-        at_most(f"a step of {times[-1][0]} classes against one of {times[0][0]}", 1.10, times[-1][1] / times[0][1])
-    if "mixed" in figures:
-        mixed = figures["mixed"]
-        at_least("a mixed batch: peft's time / ours", 5.0, mixed["peft mixed batch"] / mixed["gated"])
-    if "recombined" in figures:
-        found = figures["recombined"]
-        at_most("one class, merged, dense, against the dense DiT", 1.02, found["one class, dense"] / found["dense DiT"])
-        at_most(
-            "one class, merged, factored, against the dense DiT",
-            0.50,
-            found["one class, factored"] / found["dense DiT"],
-        )
-    if "gpu" in figures:
-        step = {way: times["seconds"] for way, times in figures["gpu"]["step"].items()}
-        floor = step["targets free"] / step["dense"]
-        what = f"{figures['gpu']['shape']} step on a GPU, bfloat16, against dense (floor {floor:.3f})"
-        at_most(what, 0.60, step["decomposable"] / step["dense"])
-    if "storage" in figures:
-        found = figures["storage"]
-        at_least("saving against a plain safetensors file", 0.5, found["save"] / found["plain save"])
-        at_least("saving against a plain file, flushed", 0.5, found["save"] / found["plain save, flushed"])
-        at_least("opening against a plain safetensors file", 0.5, found["open"] / found["plain load"])
-        at_least("opening against a plain file, hashed", 0.5, found["open"] / found["plain load, hashed"])
-    return rows
+Figures = Mapping[str, Any]
 
 
 def benchmark_table(result: Mapping[str, Any]) -> str:
     """Markdown of `run_benchmark`'s result."""
-    figures, machine = result["figures"], result["machine"]
-    lines = _table(("bar", "asked", "measured", "reached"), [list(row) for row in bars(figures)])
+    figures = result["figures"]
+    found = bars(figures, result["seconds"] if result["complete"] else None)
+    lines = ["# Speed", "", _provenance(result)]
+    if found:
+        lines += ["", "## Bars", "", *_table(("bar", "asked", "measured", "reached"), [bar.cells for bar in found])]
+    missed = [bar for bar in found if not bar.reached]
+    if missed:
+        lines += ["", "## Bars that are missed", "", *_missed(missed)]
+    if "roofline" in figures:
+        lines += _rooflines(figures)
+    lines += ["", "## All figures", *_steps(figures), *_times(result), *_rest(result), *_memory(figures)]
+    if "gpu" in figures:
+        lines += _gpu_tables(figures["gpu"])
+    return "\n".join(lines) + "\n"
+
+
+def _provenance(result: Mapping[str, Any]) -> str:
+    """What was measured, on what, how long it took."""
+    machine, sizes = result["machine"], result["sizes"]
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    shapes = ", ".join(
+        f"{shape['preset']} (N_G {shape['learngene_rank']}, N_T {shape['tailor_rank']}, batch {shape['batch']})"
+        for shape in sizes["shapes"]
+    )
+    seeds = f"seeds {sizes['weight_seed']} (weights) and {sizes['batch_seed']} (batches)"
+    took = ", ".join(f"{part} {seconds:,.0f} s" for part, seconds in result["part_seconds"].items())
+    return _filled(
+        f"{result['date']}; {machine['cpu']}, {count(machine['cpus'], 'core', 'cores')}, {machine['system']}; "
+        f"{count(result['threads'], 'thread', 'threads')}; {result['clock']}, medians of "
+        f"{count(sizes['repeats'], 'round', 'rounds')} in which what is compared takes turns. Float32, "
+        f"{count(sizes['depth'], 'block', 'blocks')} of {shapes}; {count(sizes['classes'], 'class', 'classes')}; "
+        f"targets: the paper's and the adaLN; {seeds}. "
+        f"The benchmark took {result['seconds']:,.0f} s: {took}. {versions}."
+    )
+
+
+def _missed(missed: Sequence[Bar]) -> list[str]:
+    """A paragraph for bars that one thing explains: by how much each is missed, then what it is, and what to try."""
+    lines = []
+    for (made_of, next_), group in groupby(missed, lambda bar: (bar.made_of, bar.next)):
+        told = " ".join(
+            f"**{bar.what}**: {bar.cells[2]} where {bar.cells[1]} is asked, {bar.missed_by}"
+            + (f"; at the roofline it would be {bar.limit:.2f}." if bar.limit is not None else ".")
+            for bar in group
+        )
+        lines.append(_filled(f"- {told} {made_of}".rstrip() + f" Next: {next_}."))
+    return lines
+
+
+def _rooflines(figures: Figures) -> list[str]:
+    """The rates of the machine; of every step and forward the operations and bytes, and the least time they take."""
+    found = figures["roofline"]
+    rates = {name: f"{rate / 1e9:,.1f}" for name, rate in found["rates"].items()}
+    explained = _filled(
+        f"This machine, in this run: {rates['products']} GFLOP/s in the product of a dense layer, "
+        f"{rates['thin_products']} in a pair of the learngene's rank, {rates['copy']} GB/s read and written by a copy, "
+        f"{rates['sha256']} GB/s of SHA-256. Operations are counted (a multiply-add is two), bytes as if nothing "
+        "stayed in a cache. The roofline is the longer of the two for each operation that torch runs, summed; beyond "
+        "it are products that run slower, allocation and Python. Below 1 caches helped."
+    )
+    lines = ["", "## Roofline", "", explained]
+    for part, title in (
+        ("steps", "forward and backward of a step"),
+        ("recombined", "forward of a recombined model"),
+        ("mixed", "forward of a mixed batch"),
+    ):
+        if part in found:
+            times = _measured(figures, part)
+            rows = [
+                [
+                    way,
+                    f"{work['operations'] / 1e9:,.3g} GFLOP",
+                    f"{work['bytes'] / 1e6:,.0f} MB",
+                    *(_ms(work[key]) for key in ("arithmetic_seconds", "memory_seconds", "seconds")),
+                    _ms(times[way]),
+                    f"{times[way] / work['seconds']:.2f}",
+                ]
+                for way, work in found[part].items()
+            ]
+            head = ("operations", "bytes", "arithmetic", "memory", "roofline", "measured", "measured / roofline")
+            lines += ["", *_table((title, *head), rows)]
+    return lines
+
+
+def _measured(figures: Figures, part: str) -> dict[str, float]:
+    """Seconds of each way of a part whose work was counted."""
+    if part != "steps":
+        return dict(figures[part])
+    return {way: times["forward_backward"] for way, times in next(iter(figures["steps"].values())).items()}
+
+
+def _steps(figures: Figures) -> list[str]:
+    lines = []
     for shape, ways in figures.get("steps", {}).items():
-        dense = ways["dense"]
+        dense = ways.get("dense", next(iter(ways.values())))
         rows = [
             [
                 way,
-                *(f"{1000 * times[what]:,.0f} ms" for what in ("forward_backward", "whole")),
+                *(_ms(times[what]) for what in ("forward_backward", "whole")),
                 *(f"{times[what] / dense[what]:.3f}" for what in ("forward_backward", "whole")),
             ]
             for way, times in ways.items()
         ]
         lines += ["", *_table((f"{shape}, a step", "forward + backward", "whole", "ratio", "ratio, whole"), rows)]
+    return lines
+
+
+def _times(result: Mapping[str, Any]) -> list[str]:
+    figures, lines = result["figures"], list[str]()
+    mixed = count(result["sizes"]["mixed_classes"], "class", "classes")
     for part, title, unit in (
         ("growth", "classes", "step"),
         ("recombined", "forward of a recombined model", "time"),
-        ("mixed", "forward, 32 classes", "time"),
+        ("mixed", f"forward of a batch of {mixed}, a sample each", "time"),
     ):
         if part in figures:
-            first = figures[part]["dense DiT"] if part == "recombined" else next(iter(figures[part].values()))
-            rows = [[name, f"{1000 * value:,.0f} ms", f"{value / first:.3f}"] for name, value in figures[part].items()]
+            times = figures[part]
+            first = times["dense DiT"] if part == "recombined" else next(iter(times.values()))
+            named = {f"{int(name):,}" if part == "growth" else name: value for name, value in times.items()}
+            rows = [[name, _ms(value), f"{value / first:.3f}"] for name, value in named.items()]
             lines += ["", *_table((title, unit, "ratio"), rows)]
-    for part, title, unit, scale in (
-        ("memory", "peak memory of training", "MB", 1e-6),
-        ("storage", "files, by the time that passes", "GB/s", 1.0),
-        ("sampling", "sampling, two blocks", "images/s", 1.0),
+    return lines
+
+
+def _memory(figures: Figures) -> list[str]:
+    """What training adds to a process at most; a shape a column."""
+    if "memory" not in figures:
+        return []
+    shapes = figures["memory"]
+    ways = next(iter(shapes.values()))
+    rows = [[way, *(_beside_dense(found, way) for found in shapes.values())] for way in ways]
+    return ["", *_table(("peak memory of training (against dense)", *shapes), rows)]
+
+
+def _beside_dense(found: Mapping[str, int], way: str) -> str:
+    ratio = f" ({found[way] / found['dense']:.2f})" if "dense" in found else ""
+    return f"{found[way] / 1e6:,.0f} MB{ratio}"
+
+
+def _rest(result: Mapping[str, Any]) -> list[str]:
+    figures, sizes, lines = result["figures"], result["sizes"], list[str]()
+    sampled = f"sampling in {count(sizes['sampling_steps'], 'step', 'steps')}"
+    for part, title, unit in (
+        ("sampling", f"{sampled}, {count(sizes['depth'], 'block', 'blocks')}", "images/s"),
+        ("storage", "files, by the time that passes", "GB/s"),
     ):
         if part in figures:
-            rows = [[name, f"{value * scale:,.3g}"] for name, value in figures[part].items()]
+            rows = [[name, f"{value:,.3g}"] for name, value in figures[part].items()]
             lines += ["", *_table((title, unit), rows)]
-    if "gpu" in figures:
-        lines += _gpu_tables(figures["gpu"])
-    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    lines += [
-        "",
-        f"{result['date']}, {machine['cpu']}, {machine['cpus']} cores, {machine['system']}, "
-        f"{result['threads']} thread(s), {result['clock']}; {versions}",
-    ]
-    return "\n".join(lines) + "\n"
+    if "start" in figures:
+        rows = [[name, *(f"{found[key]:.3f} s" for key in ("wall", "cpu"))] for name, found in figures["start"].items()]
+        lines += ["", *_table(("a process from start to end", "time that passes", "work"), rows)]
+    return lines
 
 
 def _gpu_tables(gpu: Mapping[str, Any]) -> list[str]:
@@ -112,7 +177,7 @@ def _gpu_tables(gpu: Mapping[str, Any]) -> list[str]:
             way,
             f"{1000 * found['seconds']:,.2f} ms",
             f"{found['seconds'] / dense:.3f}",
-            f"{found['bytes'] * 1e-6:,.0f}" if "bytes" in found else "-",
+            f"{found['bytes'] * 1e-6:,.0f} MB" if "bytes" in found else "-",
         ]
         for way, found in gpu["step"].items()
     ]
@@ -129,12 +194,24 @@ def _gpu_tables(gpu: Mapping[str, Any]) -> list[str]:
     title = f"{gpu['shape']} on {gpu['device']}"
     return [
         "",
-        *_table((f"{title}, compiled step in bfloat16", "time", "ratio", "MB"), steps),
+        *_table((f"{title}, compiled step in bfloat16", "time", "ratio", "peak memory"), steps),
         "",
         *_table((f"{title}, a layer", "forward", "with backward", "ratio", "ratio, with backward"), layers),
         "",
         *_table((f"{title}, guided sampling", "images/s"), sampling),
     ]
+
+
+def _filled(text: str) -> str:
+    """A paragraph or an item of a list, in lines of 120 characters."""
+    indent = "  " if text.startswith("- ") else ""
+    return textwrap.fill(text, 120, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
+
+
+def _ms(seconds: float) -> str:
+    """To three digits, so that tiny sizes show something."""
+    value = 1000 * seconds
+    return f"{value:,.0f} ms" if value >= 100 else f"{value:.3g} ms"
 
 
 def _table(head: tuple[str, ...], rows: list[list[str]]) -> list[str]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from kindgene.benchmarks.baselines import MaskedFullRank, PerClassLoop, with_layers
 from kindgene.benchmarks.models import Shape, batch_of, decomposable_model, dense_model
 from kindgene.benchmarks.timing import clock, take_turns
+from kindgene.core.bank import GatheredRows
 from kindgene.core.decomposable import Decomposable
 from kindgene.training.ema import EMA
 from kindgene.training.optimizer import ModelAdamW
@@ -39,14 +40,19 @@ class Step:
         self.model, self.batch = model, batch
         self.optimizer, self.ema = ModelAdamW(model), EMA(model, 0.9999)
 
-    def whole(self) -> tuple[float, float]:
-        """Makes a step; seconds of its forward and backward, and of all of it."""
-        now = clock()
-        began = now()
+    def gradients(self) -> GatheredRows | None:
+        """Forward and backward; the rows of the tailors that the batch has."""
         x, t, y = self.batch
         rows = self.model.bank.gather(y) if isinstance(self.model, Decomposable) else None
         output = self.model(x, t, y) if rows is None else self.model(x, t, y, rows=rows)
         output.square().mean().backward()
+        return rows
+
+    def whole(self) -> tuple[float, float]:
+        """Makes a step; seconds of its forward and backward, and of all of it."""
+        now = clock()
+        began = now()
+        rows = self.gradients()
         gradients = now() - began
         self.optimizer.step(1e-4, rows)
         self.ema.update(rows)

@@ -9,13 +9,14 @@ import typer
 
 from kindgene.cli import options
 
+_PARTS = "start, steps, growth, recombined, mixed, roofline, sampling, storage, memory, gpu"
 EXAMPLE = "kindgene bench --part steps --part growth"
 
 
 def run(
     part: Annotated[
         list[str] | None,
-        typer.Option(help="steps, growth, recombined, mixed, memory, storage, sampling, gpu; repeat it for more."),
+        typer.Option(help=f"{_PARTS}; all if not given. Repeat it for more."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for performance.md and performance.json.")] = Path("runs/bench"),
     size: Annotated[str, typer.Option(help="full (minutes) or tiny (seconds, to try the machinery).")] = "full",
@@ -23,8 +24,8 @@ def run(
 ) -> None:
     """Measure speed side by side: training steps, growth with classes, recombined models, files.
 
-    What is compared takes turns, and the table holds ratios of medians. The part gpu needs a CUDA device, and is left
-    out where there is none.
+    What is compared takes turns, and the table holds ratios of medians. The part roofline says of what else is measured
+    what the machine could do at best. The part gpu needs a CUDA device, and is left out where there is none.
     """
     import torch
 

@@ -9,6 +9,7 @@ import typer
 
 from kindgene.cli.models import load_run, read_run
 from kindgene.cli.options import new_folder
+from kindgene.cli.wording import number_of_classes
 
 EXAMPLE = "kindgene decompose runs/digits --out my-pool"
 
@@ -30,4 +31,6 @@ def run(
     pool = model.decompose(provenance=provenance)
     pool.save_pretrained(out)
     identity = pool.config.learngene_id[:16]
-    typer.echo(f"{out}: learngene {identity}, {len(pool.classes)} classes, {model.weights} weights of step {step}")
+    typer.echo(
+        f"{out}: learngene {identity}, {number_of_classes(len(pool.classes))}, {model.weights} weights of step {step}"
+    )

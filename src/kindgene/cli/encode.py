@@ -9,6 +9,7 @@ import typer
 
 from kindgene.cli import options, prepare
 from kindgene.cli import vae as autoencoders
+from kindgene.cli.wording import number_of_classes
 
 EXAMPLE = "kindgene encode --data pets --vae vae --image-size 256 --out latents"
 
@@ -71,7 +72,7 @@ def run(
         size = sum(path.stat().st_size for path in out.rglob("*.safetensors"))
         skipped = f", {len(made.skipped):,} skipped ({out / SKIPPED_FILE})" if made.skipped else ""
         typer.echo(
-            f"{out}: {len(made):,} images of {len(made.class_names)} classes{skipped} as {dtype} latents "
+            f"{out}: {len(made):,} images of {number_of_classes(len(made.class_names))}{skipped} as {dtype} latents "
             f"{'x'.join(map(str, made.shape))}, {size / 1e6:,.1f} MB; "
             f"next: kindgene pretrain --recipe latents --data {out} --out RUN"
         )

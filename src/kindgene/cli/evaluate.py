@@ -24,6 +24,7 @@ _METRICS = "fd, fid, sfid, is, precision, recall, recognised, loss; comma separa
 
 
 def run(
+    context: typer.Context,
     model: options.Model,
     data: Annotated[str | None, typer.Option(help=f"{options.DATA_HELP} digits if not given.")] = None,
     classes: options.Classes = None,
@@ -47,7 +48,9 @@ def run(
     scheduler: options.Scheduler = "ddim",
     clip: options.Clip = True,
     vae: options.Vae = None,
-    batch_size: Annotated[int, typer.Option(help="Samples a time.", callback=options.at_least_one)] = 256,
+    batch_size: Annotated[
+        int, typer.Option(help="Samples, or images of the loss, a time.", callback=options.at_least_one)
+    ] = 256,
     seed: options.Seed = 0,
     device: options.Device = None,
     out: Annotated[Path | None, typer.Option(help="Also write the result to this JSON file.")] = None,
@@ -61,6 +64,7 @@ def run(
     measured, unless --metrics says what. Under accelerate launch or torchrun
     every process draws a share.
     """
+    from kindgene.data.autoencoder import weights_sha256
     from kindgene.evaluation.cost import measure_cost
     from kindgene.evaluation.drawing import Sampling, drawn, even_counts
     from kindgene.evaluation.evaluate import Evaluated, evaluate_samples
@@ -75,34 +79,40 @@ def run(
     place = find_device(device)
     chosen = options.class_list(classes)
     asked_for = parts.Asked(data, metrics, extractor, inception_weights, dino, reference)
+    given = _given(context)
+    asked_for.check_given(given)
     loaded = load_any(model, chosen)
     names = chosen or list(loaded.model.class_names)
     if count is None:
         per_class = 50 if per_class is None else per_class
         count = per_class * len(names)
     asked = even_counts(names, count)
-    autoencoder = parts.autoencoder_of(model, loaded.model, vae)
-    clipped = 1.0 if clip and autoencoder is None else None
+    autoencoder: Any = parts.autoencoder_of(model, loaded.model, vae) if asked_for.draws else None
+    clipped = 1.0 if clip and (autoencoder is None or "clip" in given) else None  # latents: only if asked for
     sampling = Sampling(
         guidance=guidance, steps=steps, scheduler=scheduler, clip=clipped, seed=seed, batch_size=batch_size
     )
     shape = parts.image_shape(loaded.model, autoencoder)
     images = asked_for.images(shape, names)
-    facts: dict[str, Any] = {
-        "model": str(model),
-        "weights": loaded.weights,
-        "classes": names,
+    drawn_so: dict[str, Any] = {
         "samples_per_class": per_class,
         "samples": count,
         "scheduler": scheduler,
         "steps": steps,
         "guidance": guidance,
         "clip": clipped,
+        **({} if vae is None else {"vae": recorded_name(vae), "vae_sha256": weights_sha256(autoencoder)}),
+    }
+    facts: dict[str, Any] = {
+        "model": str(model),
+        "weights": loaded.weights,
+        "classes": names,
+        "metrics": list(asked_for.wanted),
+        **(drawn_so if asked_for.draws else {}),
         "seed": seed,
+        "batch_size": batch_size,
         "device": str(place),
-        "data": asked_for.data,
-        **({} if vae is None else {"vae": recorded_name(vae)}),
-        **({} if asked_for.plain else {"metrics": list(asked_for.wanted), "batch_size": batch_size}),
+        **({"data": asked_for.data} if asked_for.uses_data else {}),
         **measure_cost(loaded.model).to_dict(),
         "versions": _versions(),
     }
@@ -130,7 +140,7 @@ def run(
             )
         if not processes.main:
             return
-    loss = asked_for.loss(loaded.model, names) if "loss" in asked_for.wanted else {}
+    loss = asked_for.loss(loaded.model, names, seed, batch_size) if "loss" in asked_for.wanted else {}
     described: dict[str, Any] = {}
     if eyes is not None:
         described["extractor"] = eyes.to_dict()
@@ -141,6 +151,12 @@ def run(
     typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
     if out is not None:
         write_json(out, result)
+
+
+def _given(context: typer.Context) -> set[str]:
+    """The parameters that stand on the command line, not the ones that keep their default."""
+    source = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, found in source.items() if found is not None and found.name == "COMMANDLINE"}
 
 
 def _figures(found: Evaluated) -> dict[str, Any]:

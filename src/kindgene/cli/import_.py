@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from kindgene.cli.options import Classes, at_least_one, class_list, new_folder
+from kindgene.cli.wording import number_of_classes
 
 EXAMPLE = "kindgene import DiT-XL.pt --learngene-rank 320 --out my-pool"
 
@@ -56,7 +57,7 @@ def run(
     made.pool.save_pretrained(out)
     name, error = made.worst
     kept = "exact" if error == 0 else f"largest relative error {error:.2g} in {name}"
-    typer.echo(f"{out}: {made.pool.config.backbone}, {len(made.pool.classes):,} classes, {kept}")
+    typer.echo(f"{out}: {made.pool.config.backbone}, {number_of_classes(len(made.pool.classes))}, {kept}")
 
 
 def _names(classes: str | None, file: Path | None) -> list[str] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,15 @@ Shape = tuple[int, int, int]
 _DATA = "digits"
 _LOSS_IMAGES = 10_000
 _HELD_OUT = 0.2
+_OF_SAMPLING = {
+    "count": "--count",
+    "per_class": "--per-class",
+    "guidance": "--guidance",
+    "steps": "--steps",
+    "scheduler": "--scheduler",
+    "clip": "--clip",
+    "vae": "--vae",
+}
 
 
 class Asked:
@@ -44,7 +53,7 @@ class Asked:
         reference: str | None,
     ) -> None:
         from kindgene.data.named import NAMES
-        from kindgene.evaluation.metrics import OF_FEATURES, OF_REFERENCE, all_of, check_metrics
+        from kindgene.evaluation.metrics import OF_FEATURES, OF_REFERENCE, OF_SAMPLES, all_of, check_metrics
         from kindgene.evaluation.reference import is_reference, made_with
 
         self.data = _DATA if data is None else data
@@ -53,23 +62,41 @@ class Asked:
         self._archive = reference is not None and reference.lower().endswith(".npz")
         self._weights = (inception_weights, dino)
         seen_by = any(value is not None for value in (extractor, inception_weights, dino))
-        self.plain = metrics is None and reference is None and not seen_by
-        """Whether nothing was asked for but what the verb measures by itself."""
+        plain = metrics is None and reference is None and not seen_by
         self.wanted: tuple[str, ...] = ("recognised",)
         if metrics is not None:
             self.wanted = tuple(part.strip() for part in metrics.split(","))
             check_metrics(self.wanted)
         self.extractor: str | None = None
-        if not self.plain and (metrics is None or seen_by or any(name in OF_FEATURES for name in self.wanted)):
+        named_by_data = False
+        if not plain and (metrics is None or seen_by or any(name in OF_FEATURES for name in self.wanted)):
             if reference is not None and not seen_by:
                 extractor = made_with(reference)
             seen = reference if data is None and reference is not None and not is_reference(reference) else self.data
+            named_by_data = extractor is None and not seen_by and seen == self.data
             self.extractor = extractors.name_of(extractor, inception_weights, dino, seen)
         if self.extractor is not None and metrics is None:
             self.wanted = (*all_of(self.extractor), *(("recognised",) if judged else ()))
         self._compares = any(name in OF_REFERENCE for name in self.wanted)
         if reference is not None and not self._compares:
             raise ValueError(f"--reference is for {', '.join(OF_REFERENCE)}; add one to --metrics")
+        if seen_by and not (self._judges() or any(name in OF_FEATURES for name in self.wanted)):
+            raise ValueError(
+                f"{self._listed()} looks through no extractor but one that has learned --data; leave it out"
+            )
+        self.draws = any(name in OF_SAMPLES for name in self.wanted)
+        """Whether any metric is of samples."""
+        compared = self._compares and reference is None
+        self.uses_data = compared or named_by_data or not {"recognised", "loss"}.isdisjoint(self.wanted)
+        """Whether any metric looks at --data."""
+        if data is not None and not self.uses_data:
+            raise ValueError(f"{self._listed()} does not look at --data; leave it out")
+
+    def check_given(self, given: Collection[str]) -> None:
+        """Raises ValueError for an option of sampling, by its parameter's name, where nothing is sampled."""
+        idle = [option for name, option in _OF_SAMPLING.items() if name in given]
+        if idle and not self.draws:
+            raise ValueError(f"{idle[0]} is for samples, and {self._listed()} draws none; leave it out")
 
     def images(self, shape: Shape, names: Sequence[str]) -> Dataset | None:
         """The images of --data, all classes; None where nothing needs them. ValueError for classes it lacks."""
@@ -102,9 +129,8 @@ class Asked:
         """
         if "recognised" not in self.wanted or images is None:
             return None, {}
-        glyphs = self.data.partition(":")[0] == "glyphs"
-        if glyphs or (eyes is not None and eyes.name == self.data):
-            return self._network_judge(images, eyes, glyphs)
+        if self._glyphs() or (eyes is not None and eyes.name == self.data):
+            return self._network_judge(images, eyes, self._glyphs())
         return _machine_judge(images)
 
     def load_reference(
@@ -140,10 +166,13 @@ class Asked:
         kept = FEATURES_KEPT if neighbours else 0
         return make_reference(real, eyes, data=data, features=kept, progress=progress)
 
-    def loss(self, model: Any, names: Sequence[str]) -> dict[str, Any]:
-        """The denoising loss on images, or latents, of the model's shape: held-out ones where --data has them."""
+    def loss(self, model: Any, names: Sequence[str], seed: int, batch_size: int) -> dict[str, Any]:
+        """The denoising loss on images, or latents, of the model's shape: held-out ones where --data has them.
+
+        The seed's are noise and timesteps; which images are looked at does not depend on it.
+        """
         from kindgene.data.named import NAMES, load_named
-        from kindgene.evaluation.denoising import validation_loss
+        from kindgene.evaluation.denoising import DRAWS, validation_loss
 
         size, channels = int(model.config.input_size), int(model.config.in_channels)
         held_out = self.data in NAMES and self.data != "digits"
@@ -154,10 +183,23 @@ class Asked:
         if len(images) > _LOSS_IMAGES:
             images = images.split(_LOSS_IMAGES / len(images), seed=0)[1]
         return {
-            "loss": validation_loss(model, _labelled_as(model, images)),
+            "loss": validation_loss(model, _labelled_as(model, images), batch_size=batch_size, seed=seed),
             "loss_images": len(images),
+            "loss_timesteps": DRAWS,
             "loss_data": f"{self.data}, validation split" if held_out else self.data,
+            "loss_fingerprint": {key: value for key, value in images.fingerprint().items() if key != "class_names"},
         }
+
+    def _glyphs(self) -> bool:
+        return self.data.partition(":")[0] == "glyphs"
+
+    def _judges(self) -> bool:
+        """Whether the extractor is the judge of ``recognised`` as well."""
+        learned = "glyphs" if self._glyphs() else self.data
+        return "recognised" in self.wanted and self.extractor == learned
+
+    def _listed(self) -> str:
+        return ", ".join(self.wanted)
 
     def _network_judge(self, images: Dataset, eyes: Extractor | None, glyphs: bool) -> tuple[Judge, dict[str, Any]]:
         from kindgene.data.named import load_named

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from kindgene.cli import options
+from kindgene.cli.wording import number_of_classes
 
 EXAMPLE = "kindgene merge my-pool their-pool --classes 8,9"
 
@@ -24,4 +25,4 @@ def run(
     opened = Pool.from_pretrained(pool, learngene_only=True)
     before = len(opened.classes)
     opened.merge(Pool.from_pretrained(str(other), classes=names), names)
-    typer.echo(f"{pool}: {len(opened.classes)} classes, {len(opened.classes) - before} of them new")
+    typer.echo(f"{pool}: {number_of_classes(len(opened.classes))}, {len(opened.classes) - before} of them new")

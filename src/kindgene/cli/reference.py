@@ -9,6 +9,7 @@ import typer
 
 from kindgene.cli import extractors, options
 from kindgene.cli.models import find_device, load_data
+from kindgene.cli.wording import number_of_classes
 
 EXAMPLE = "kindgene reference --data digits --classes 0,1 --out real.safetensors"
 
@@ -64,6 +65,6 @@ def run(
     else:
         told = ""
     typer.echo(
-        f"{out}: {len(images):,} images of {len(images.class_names)} classes, {eyes.name} extractor, "
+        f"{out}: {len(images):,} images of {number_of_classes(len(images.class_names))}, {eyes.name} extractor, "
         f"sha256 {sha256(out)[:16]}{told}"
     )

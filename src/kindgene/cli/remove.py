@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from kindgene.cli import options
+from kindgene.cli.wording import number_of_classes
 
 EXAMPLE = "kindgene remove my-pool --classes 4"
 
@@ -19,4 +20,4 @@ def run(pool: options.PoolFolder, classes: options.ChosenClasses) -> None:
 
     opened = Pool.from_pretrained(pool, learngene_only=True)
     opened.remove(options.class_list(classes) or [])
-    typer.echo(f"{pool}: {len(opened.classes)} classes are left")
+    typer.echo(f"{pool}: {number_of_classes(len(opened.classes))} left")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from kindgene.cli import options
+from kindgene.cli.wording import number_of_classes
 
 EXAMPLE = "kindgene verify my-pool"
 
@@ -18,4 +19,6 @@ def run(pool: options.PoolFolder) -> None:
 
     opened = Pool.from_pretrained(pool, learngene_only=True)
     opened.verify()
-    typer.echo(f"{pool}: whole; learngene {opened.config.learngene_id[:16]} and {len(opened.classes)} classes")
+    typer.echo(
+        f"{pool}: whole; learngene {opened.config.learngene_id[:16]} and {number_of_classes(len(opened.classes))}"
+    )

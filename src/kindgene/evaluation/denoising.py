@@ -16,6 +16,9 @@ from kindgene.data.dataset import Dataset
 from kindgene.diffusion.loss import NoisedBatch, denoising_loss, noise_batch
 from kindgene.diffusion.path import DiffusionPath
 
+DRAWS = 8
+"""Timesteps of each image in a validation loss."""
+
 
 def noised_batches(
     dataset: Dataset, path: DiffusionPath, *, draws: int, batch_size: int, seed: int
@@ -43,7 +46,7 @@ def validation_loss(
     dataset: Dataset,
     *,
     path: DiffusionPath | None = None,
-    draws: int = 8,
+    draws: int = DRAWS,
     batch_size: int = 256,
     seed: int = 0,
 ) -> float:

@@ -26,7 +26,8 @@ from kindgene.evaluation.reference import Reference
 
 OF_REFERENCE = ("fd", "fid", "sfid", "precision", "recall")
 OF_FEATURES = (*OF_REFERENCE, "is")
-METRICS = (*OF_FEATURES, "recognised", "loss")
+OF_SAMPLES = (*OF_FEATURES, "recognised")
+METRICS = (*OF_SAMPLES, "loss")
 _OF_NEIGHBOURS = ("precision", "recall")
 
 
@@ -133,4 +134,5 @@ def class_note(reference: dict[str, Any], classes: Sequence[str]) -> list[str]:
     real = reference.get("classes")
     if real is None or set(real) == set(classes):
         return []
-    return [f"the reference is of {len(real)} classes, the samples are of {len(classes)}: a class subset needs its own"]
+    count = "1 class" if len(real) == 1 else f"{len(real)} classes"
+    return [f"the reference is of {count}, the samples are of {len(classes)}: a class subset needs its own"]
