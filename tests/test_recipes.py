@@ -7,7 +7,7 @@ import pytest
 from kindgene import DiT, KindConfig, make_decomposable
 from kindgene.cli.assign import assignments, settings
 from kindgene.models.presets import find_preset
-from kindgene.recipes import RECIPES, find_recipe, settled
+from kindgene.recipes import RECIPES, changed, find_recipe, settled
 
 OPTIONS = {"train.steps": "--steps", "train.seed": "--seed"}
 
@@ -53,6 +53,35 @@ def test_what_is_chosen_takes_the_place_of_the_recipes():
     assert settings.model == {"learn_sigma": False, "prediction": "epsilon"}
     assert settings.kind == {"learngene_rank": 20, "tailor_rank": 2, "targets": "paper+adaln"}
     assert settled(recipe).kind["tailor_rank"] == 6
+
+
+def test_diagnostics_that_nobody_chose_come_with_a_line_of_the_log():
+    recipe = find_recipe("folder-32")
+    assert settled(recipe).train.diagnose_every == 5000
+    assert settled(recipe, {"train": {"log_every": 300}}).train.diagnose_every == 5100
+    assert settled(recipe, {"train": {"diagnose_every": None}}).train.diagnose_every is None
+    with pytest.raises(ValueError, match="diagnose_every is 50, no multiple of log_every, 300"):
+        settled(recipe, {"train": {"log_every": 300, "diagnose_every": 50}})
+    with pytest.raises(ValueError, match="log_every must be"):
+        settled(recipe, {"train": {"log_every": 0}})
+
+
+def test_a_long_run_is_watched():
+    for row in RECIPES.values():
+        train = settled(row).train
+        assert 3 <= train.steps / (train.sample_every or 1) <= 50
+        assert train.steps < 5000 or 6 <= train.steps / (train.diagnose_every or 1) <= 50
+
+
+def test_what_is_changed_of_a_recipe():
+    recipe = find_recipe("digits")
+    assert changed(settled(recipe)) == []
+    assert changed(settled(recipe, {"train": {"steps": 600}}, preset="mini/2")) == []
+    chosen = {"data": {"flip": True}, "model": {"schedule": "cosine"}, "kind": {"tailor_rank": 2}, "train": {"seed": 1}}
+    assert changed(settled(recipe, chosen, preset="tiny/4")) == ["preset", "flip", "schedule", "tailor_rank", "seed"]
+    assert changed(settled(recipe, {"data": {"data": "glyphs"}})) == ["data"]
+    own = find_recipe("latents")
+    assert changed(settled(own, {"data": {"data": "photos", "image_size": 64}})) == []
 
 
 def test_unknown_recipes_are_refused_with_the_nearest():

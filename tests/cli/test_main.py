@@ -13,6 +13,7 @@ import typer
 
 import kindgene.cli.main as command_line
 from kindgene import __version__
+from kindgene.training.stop import Stopped
 
 COMMANDS = typer.main.get_command(command_line.app).commands
 VERBS = tuple(COMMANDS)
@@ -143,16 +144,23 @@ def test_an_interruption_outside_training(kindgene, monkeypatch):
     assert kindgene("inspect", "pool", code=130).err == "kindgene: interrupted\n"
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_training_that_was_asked_to_stop(kindgene, monkeypatch, number):
+    _fail(monkeypatch, Stopped(f"{number.name} after step 2 of 20; and more", number), "pretrain")
+    told = kindgene("pretrain", "--out", "x", code={signal.SIGINT: 130, signal.SIGTERM: 143}[number]).err
+    assert told.startswith(f"kindgene: interrupted: {number.name} after step 2 of 20; add --resume latest to")
+
+
 def test_a_reader_who_has_seen_enough(kindgene, monkeypatch):
     _fail(monkeypatch, BrokenPipeError(errno.EPIPE, "Broken pipe"))
     assert kindgene("inspect", "pool", code=1).err == ""
 
 
-def _fail(monkeypatch, error):
+def _fail(monkeypatch, error, verb="inspect"):
     def fail(*arguments, **options):
         raise error
 
-    monkeypatch.setattr("kindgene.cli.inspect.run", fail)
+    monkeypatch.setattr(f"kindgene.cli.{verb}.run", fail)
 
 
 def test_warnings_of_the_library_are_told_once(kindgene, monkeypatch):

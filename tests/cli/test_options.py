@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kindgene.cli.options import class_list, new_file, new_folder, new_run, size
+from kindgene.cli.options import class_list, new_file, new_folder, new_run, size, words
 
 
 @pytest.mark.parametrize(
@@ -75,6 +75,12 @@ def test_sizes(text, number):
 def test_sizes_that_cannot_be(text):
     with pytest.raises(ValueError, match="300k"):
         size(text)
+
+
+def test_words():
+    assert words(None) is None
+    assert words(" tensorboard, wandb ,trackio") == ("tensorboard", "wandb", "trackio")
+    assert words("tensorboard,") == ("tensorboard", "")
 
 
 def test_new_folders(tmp_path):

@@ -1,6 +1,7 @@
 """kindgene pretrain: every choice runs; what was begun is never lost, and resumed it is what it would have been."""
 
 import json
+import shutil
 import signal
 import time
 
@@ -156,6 +157,70 @@ def test_a_dry_run_tells_and_leaves_nothing(kindgene, tmp_path):
     dense = json.loads(kindgene("pretrain", "--out", tmp_path / "run", "--dry-run", "--dense").out)
     assert (dense["kind"], dense["parameters"]) == (None, 725_380)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_says_of_which_settings_it_knows_what_to_expect(kindgene, run):
+    def expected(*choice):
+        return json.loads(kindgene("pretrain", "--dry-run", *choice).out)["expect"]
+
+    # That there is a run already does not matter.
+    assert expected("--out", run).startswith("Two CPU cores")
+    told = expected("--out", run, "--resume", "latest", "--steps", 7, "--classes", "0,1", "--set", "depth=1", "--dense")
+    assert told.startswith("Not known for this run, which has its own depth, steps, warmup_steps, classes, dense. The")
+
+
+def test_where_there_is_no_run_to_go_on_with_no_data_are_read(refused, monkeypatch, run, tmp_path):
+    def read(*arguments, **options):
+        raise AssertionError("data were read")
+
+    monkeypatch.setattr("kindgene.cli.prepare.dataset_of", read)
+    for name, resume, told in (
+        ("nowhere", "latest", "holds no run to resume: start one without resume"),
+        ("empty", "latest", "holds no run to resume"),
+        ("early", "latest", "holds latents that a run made before it began: leave out --resume to begin with them"),
+        (run, "step-99", "step-99 is not a checkpoint of"),
+    ):
+        if name in ("empty", "early"):
+            (tmp_path / name / ("latents" if name == "early" else "")).mkdir(parents=True)
+        assert told in refused("pretrain", "--out", tmp_path / name, *SMALL, "--resume", resume)
+
+
+def test_where_it_comes_from_is_written_down(kindgene, images, tmp_path):
+    data = shutil.copytree(images, tmp_path / "photos")
+    (data / "cat" / "broken.png").write_bytes(b"")
+    (data / "cat" / "notes.txt").write_text("mine")
+    look = ("--recipe", "folder-32", "--data", data, "--image-size", 8, "--preset", "tiny/2", "--set", "num_workers=0")
+    small = ("--learngene-rank", 4, "--tailor-rank", 2, "--steps", 1, "--batch-size", 2, "--out", tmp_path / "run")
+    kindgene("pretrain", *look, *small)
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())["origin"]
+    assert (facts["recipe"], facts["preset"]) == ("folder-32", "tiny/2")
+    assert facts["data"] == {
+        "data": str(data),
+        "image_size": 8,
+        "channels": None,
+        "flip": True,
+        "min_side": 1,
+        "check": "headers",
+        "split": None,
+        "superclasses": None,
+        "vae": None,
+    }
+    assert facts["skipped"] == {"total": 2, "kinds": {"other suffix": 1, "broken": 1}}
+    lines = list(map(json.loads, (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()))
+    assert [line["path"] for line in lines] == [str(data / "cat" / name) for name in ("notes.txt", "broken.png")]
+    assert lines[1]["reason"].startswith("cannot be read")
+    kindgene("pretrain", *SHORT, "--out", tmp_path / "digits")
+    assert json.loads((tmp_path / "digits" / "run.json").read_text())["origin"]["data"]["image_size"] == 8
+    assert not (tmp_path / "digits" / "skipped.jsonl").exists()
+
+
+def test_trackers_are_words_with_commas(kindgene, refused, tmp_path):
+    look = ("pretrain", *SMALL, "--steps", 1, "--out", tmp_path / "run", "--report-to")
+    assert json.loads(kindgene(*look, " tensorboard, wandb ", "--dry-run").out)["train"]["report_to"] == [
+        "tensorboard",
+        "wandb",
+    ]
+    assert "each of report_to must be one of 'tensorboard'" in refused(*look, "tensorboard,")
 
 
 @pytest.mark.parametrize(

@@ -85,12 +85,35 @@ def test_imagenet_encoded_once_for_every_split(kindgene, refused, imagenet, vae,
         told = kindgene("pretrain", *chosen, "--out", tmp_path / "x", "--set", f"superclasses={split}", "--dry-run").out
         facts = json.loads(told)
         assert (facts["kind"]["num_classes"], facts["shape"]) == (count, [4, 4, 4])
-        assert facts["expect"].startswith("By others")
+        assert facts["expect"].startswith("Not known for this run, which has its own preset, ")
+        assert "The recipe unchanged: By others" in facts["expect"]
         assert facts["estimate"]["memory"]["total"] > 0
     kindgene("pretrain", *chosen, "--classes", "parrot,cat", "--out", tmp_path / "two")
     assert facts_of(tmp_path / "two")["data"]["class_names"] == ["parrot", "cat"]
     assert "no class 'shark'" in refused("pretrain", *chosen, "--classes", "shark", "--out", tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+def test_any_latents(kindgene, images, vae, tmp_path):
+    """Made on the way or before; and the pictures are decoded where there is a --vae."""
+    look = ("--recipe", "latents", *QUICK, "--set", "num_workers=0", "--set", "sample_every=2")
+    for data in (images, tmp_path / "whole" / "latents"):
+        size = () if data != images else ("--image-size", 8)
+        out = tmp_path / ("whole" if data == images else "again")
+        kindgene("pretrain", *look, *size, "--data", data, "--vae", vae, "--out", out)
+        facts = facts_of(out)
+        assert (facts["model"]["backbone"]["in_channels"], facts["model"]["backbone"]["input_size"]) == (4, 4)
+        assert facts["data"]["flip"] is True
+        with Image.open(out / "samples" / "step-00000002.png") as picture:
+            assert picture.size == (4 * 64, 3 * 64)  # decoded: cells of 8 pixels, enlarged
+    kindgene("pretrain", *look, "--data", data, "--out", tmp_path / "bare")
+    one, other = (tmp_path / name / "samples" / "step-00000002.png" for name in ("again", "bare"))
+    assert one.read_bytes() != other.read_bytes()
+    losses = [
+        [json.loads(line)["loss"] for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        for name in ("whole", "again", "bare")
+    ]
+    assert losses[0] == losses[1] == losses[2]
 
 
 @pytest.mark.parametrize("name", ["digits", "glyphs", "folder-32"])

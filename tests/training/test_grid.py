@@ -258,6 +258,16 @@ def test_samples_that_are_not_finite_cost_a_picture_alone(tmp_path: Path, caplog
     assert "no picture of samples at step 3" in caplog.text
 
 
+def test_memory_that_does_not_suffice_costs_a_picture_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def decode(latents: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError(f"no room for {len(latents)} images")
+
+    training = trained("kind", in_channels=4)
+    path = DiffusionPath.of(training.model)
+    assert draw_grid(training.model, training.ema, path, tmp_path, 3, seed=0, decode=decode) is None
+    assert "no picture of samples at step 3: no room for 20 images" in caplog.text
+
+
 def test_where_every_cell_is(tmp_path: Path) -> None:
     images = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1) * np.ones((1, 40, 40, 1), dtype=np.uint8)
     save_grid(tmp_path / "new" / "grid.png", images, columns=3)

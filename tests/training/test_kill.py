@@ -1,6 +1,7 @@
 """Killed (kill -9) at random moments and in the middle of writing a checkpoint, a run ends as if nothing had been."""
 
 import importlib.util
+import json
 import os
 import random
 import signal
@@ -9,16 +10,17 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
 from kindgene.progress import NoProgress
-from kindgene.training.checkpoint import latest_checkpoint
+from kindgene.training.checkpoint import Checkpoint, open_checkpoint
 
 KILLS = 30
-BASE = {"steps": 60, "checkpoint_every": 2, "checkpoints_total_limit": 3, "log_every": 1}
+KEPT = 3
+BASE = {"steps": 60, "checkpoint_every": 2, "checkpoints_total_limit": KEPT, "log_every": 1}
 
 
 def load() -> ModuleType:
@@ -43,7 +45,7 @@ class Slow(NoProgress):
 
 def train(out: Path, **more: Any) -> None:
     there = any((out / name).exists() for name in ("checkpoints", "run.json", "log.jsonl"))
-    several.run("data", out, resume="latest" if there else False, **BASE, **more)
+    several.run("data", out, resume="latest" if there else False, **{**BASE, **more})
 
 
 def in_a_child(work: Callable[[], None]) -> int:
@@ -63,22 +65,55 @@ def step_of(out: Path) -> int:
     return max((int(path.name[5:]) for path in out.glob("checkpoints/step-*")), default=-1)
 
 
+def checkpoints(out: Path) -> dict[str, Checkpoint]:
+    """Every finished checkpoint, its files found whole."""
+    return {path.name: open_checkpoint(path) for path in sorted(out.glob("checkpoints/step-*"))}
+
+
+def state_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """All that is beside the tensors; timings exempt, and how many checkpoints are kept."""
+    state = json.loads(json.dumps(checkpoint.state))
+    assert state.pop("seconds") >= 0
+    state["identity"]["config"].pop("checkpoints_total_limit")
+    return cast(dict[str, Any], state)
+
+
+def assert_so_far(whole: Path, cut: Path) -> None:
+    """Every checkpoint of a run is, bit for bit, that of the uninterrupted one, which kept all of its own."""
+    expected = checkpoints(whole)
+    for name, found in checkpoints(cut).items():
+        one = expected[name]
+        assert (one.step, one.contents, state_of(one)) == (found.step, found.contents, state_of(found))
+        for part in one.names:
+            mine, theirs = one.tensors(part), found.tensors(part)
+            assert mine.keys() == theirs.keys()
+            assert all(same_bits(mine[key], theirs[key]) for key in mine), (name, part)
+
+
+def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    kinds = (one.dtype, one.shape) == (other.dtype, other.shape)
+    return kinds and one.contiguous().numpy().tobytes() == other.contiguous().numpy().tobytes()
+
+
 def assert_same(whole: Path, cut: Path) -> None:
-    one, other = latest_checkpoint(whole / "checkpoints"), latest_checkpoint(cut / "checkpoints")
-    assert one is not None
-    assert other is not None
-    assert one.step == other.step == BASE["steps"]
-    for name in one.names:
-        mine, theirs = one.tensors(name), other.tensors(name)
-        assert mine.keys() == theirs.keys()
-        assert all(torch.equal(mine[key], theirs[key]) for key in mine), name
-    mine_log, their_log = ((out / "log.jsonl").read_text().splitlines() for out in (whole, cut))
-    assert len(mine_log) == len(their_log) == BASE["steps"]
+    """And it kept the latest ones, and its log is the other's line by line; timings exempt."""
+    assert_so_far(whole, cut)
+    assert list(checkpoints(cut)) == list(checkpoints(whole))[-KEPT:]
+    assert step_of(cut) == BASE["steps"]
+    one, other = log(whole), log(cut)
+    assert len(one) == BASE["steps"]
+    assert one == other
+
+
+def log(out: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert all(line.pop("images_per_second") > 0 for line in lines)
+    return lines
 
 
 @pytest.mark.slow
 def test_at_thirty_random_moments(tmp_path: Path) -> None:
-    train(tmp_path / "whole")
+    train(tmp_path / "whole", checkpoints_total_limit=None)
     chance = random.Random(0)
     out = tmp_path / "cut"
     kills = 0
@@ -91,17 +126,18 @@ def test_at_thirty_random_moments(tmp_path: Path) -> None:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
         except (ProcessLookupError, ChildProcessError):  # it was done before
-            assert step_of(out) == BASE["steps"]
+            assert_same(tmp_path / "whole", out)
             out = tmp_path / f"cut-{kills}"  # and again, until there were enough kills
             continue
         kills += 1
+        assert_so_far(tmp_path / "whole", out)
     train(out)
     assert_same(tmp_path / "whole", out)
 
 
 def test_in_the_middle_of_writing_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At every call that changes the disk between two checkpoints of a run, one after the other."""
-    train(tmp_path / "whole")
+    train(tmp_path / "whole", checkpoints_total_limit=None)
     out = tmp_path / "cut"
     calls = {"fsync": os.fsync, "mkdir": os.mkdir, "rename": os.rename, "replace": os.replace, "unlink": os.unlink}
     deaths = 0
@@ -129,6 +165,7 @@ def test_in_the_middle_of_writing_a_checkpoint(tmp_path: Path, monkeypatch: pyte
             assert os.waitstatus_to_exitcode(status) == 0
             break
         assert os.WTERMSIG(status) == signal.SIGKILL
+        assert_so_far(tmp_path / "whole", out)
         deaths += 1
     assert deaths >= 20
     assert_same(tmp_path / "whole", out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,8 +39,9 @@ from kindgene.cli import (
     verify,
 )
 from kindgene.pool.noise import without_torchao_noise
+from kindgene.training.stop import Stopped
 
-BAD_INPUT, INTERRUPTED = 2, 130
+BAD_INPUT, SIGNALLED = 2, 128
 _VERBS = (
     *(demo, pretrain, decompose, recombine, transfer, sample, evaluate, inspect),
     *(encode, reference, plan, add, remove, merge, verify, push, export, import_, study, bench),
@@ -81,7 +83,10 @@ def start(
 
 
 def main() -> None:
-    """Runs a command and exits: 0; 2 for bad input, after one line on standard error; 130 after Ctrl-C."""
+    """Runs a command and exits: 0; 2 for bad input, after one line on standard error; else by the signal.
+
+    130 after Ctrl-C, 143 after SIGTERM: 128 and the signal's number, as shells have it.
+    """
     try:
         with _warnings_shown(), without_torchao_noise():
             sys.exit(app(prog_name="kindgene", standalone_mode=False))
@@ -105,7 +110,8 @@ def _guarded(verb: ModuleType) -> Callable[..., None]:
             verb.run(*args, **kwargs)
         except KeyboardInterrupt as error:
             _say(_interruption(_name(verb), str(error)))
-            raise typer.Exit(INTERRUPTED) from error
+            number = error.number if isinstance(error, Stopped) else signal.SIGINT
+            raise typer.Exit(SIGNALLED + number) from error
         except BrokenPipeError:  # whoever read our output has seen enough: typer ends quietly
             raise
         except _EXPECTED as error:

@@ -42,6 +42,9 @@ PlannedClasses = Annotated[str | None, typer.Option(help=_ESCAPE)]
 ChosenClasses = Annotated[str, typer.Option(help=_ESCAPE)]
 Seed = Annotated[int, typer.Option(help="Seed of all that is random.", callback=seed)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print settings, parameters and multiply-adds, and stop.")]
+DryRunTimed = Annotated[
+    bool, typer.Option("--dry-run", help="Print settings, size, memory and time of the run here, and stop.")
+]
 
 ImageColumn = Annotated[str | None, typer.Option(help="Of a Hugging Face data set; image if not given.")]
 LabelColumn = Annotated[str | None, typer.Option(help='Likewise; label if not given, "" for none.')]
@@ -119,6 +122,11 @@ def class_list(text: str | None) -> list[str] | None:
         elif name or not plain.isspace():
             name += plain
     return list(check_class_names([*names, name[:kept] + name[kept:].rstrip()]))
+
+
+def words(text: str | None) -> tuple[str, ...] | None:
+    """``tensorboard, wandb`` as words; None stays None."""
+    return None if text is None else tuple(part.strip() for part in text.split(","))
 
 
 def numbers(text: str | None) -> tuple[float, ...]:

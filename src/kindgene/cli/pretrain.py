@@ -77,7 +77,7 @@ def run(
     assigned: Annotated[
         list[str] | None, typer.Option("--set", help="Any other setting: --set ema_decay=0.99 --set channels=1.")
     ] = None,
-    dry_run: options.DryRun = False,
+    dry_run: options.DryRunTimed = False,
 ) -> None:
     """Pre-train a decomposable DiT.
 
@@ -88,9 +88,10 @@ def run(
     from kindgene.progress import RichProgress
     from kindgene.recipes import find_recipe, settled
     from kindgene.training.processes import is_main_process
+    from kindgene.training.run import Origin
 
-    if resume is None and is_main_process():
-        prepare.new_run(out)
+    if is_main_process():
+        prepare.check_run(out, resume, dry=dry_run)
     given = {
         "data.data": data,
         "data.image_size": image_size,
@@ -103,21 +104,31 @@ def run(
         "train.mixed_precision": mixed_precision,
         "train.checkpoint_every": checkpointing_steps,
         "train.checkpoints_total_limit": checkpoints_total_limit,
-        "train.report_to": None if report_to is None else tuple(report_to.split(",")),
+        "train.report_to": options.words(report_to),
         "train.seed": seed,
     }
     chosen = _chosen(given, assigned or [])
     if dense and chosen["kind"]:
         raise ValueError(f"--dense trains no components: leave out what is said of them ({', '.join(chosen['kind'])})")
-    settings = settled(find_recipe(recipe), chosen, preset)
-    source = prepare.Source(settings.data, options.class_list(classes), strict, image_column, label_column, vae)
+    row, names = find_recipe(recipe), options.class_list(classes)
+    settings = settled(row, chosen, preset)
+    source = prepare.Source(settings.data, names, strict, image_column, label_column, vae)
     dataset, shape = prepare.dataset_of(source, out, dry=dry_run)
     model = _model(settings, dataset, shape, dense=dense, whole=dry_run)
     if dry_run:
         facts = {"out": str(out), "images": len(dataset), "shape": list(shape), **settings.to_dict()}
-        typer.echo(json.dumps({**facts, **_measured(model, shape, settings)}, indent=2, ensure_ascii=False))
+        facts |= _measured(model, shape, settings)
+        facts["expect"] = _expected(settings, [*["classes"] * (names is not None), *["dense"] * dense])
+        typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
         return
-    result = train(model, dataset, settings.train, out, resume=resume or False, progress=RichProgress("pre-train"))
+    about = {"recipe": settings.recipe, "preset": settings.preset, "data": prepare.facts_of(source, shape, out)}
+    result = train(
+        *(model, dataset, settings.train, out),
+        resume=resume or False,
+        progress=RichProgress("pre-train"),
+        origin=Origin(about, prepare.skipped_of(dataset)),
+        decode=None if vae is None or settings.train.sample_every is None else prepare.decoder(vae),
+    )
     following = f"sample {out} --out samples.png" if dense else f"decompose {out} --out POOL"
     if is_main_process():
         typer.echo(f"{result.steps} steps, final loss {result.final_loss:.4f}; next: kindgene {following}")
@@ -172,7 +183,6 @@ def _measured(model: DiT | Decomposable, shape: tuple[int, int, int], settings: 
 
     from kindgene.core.decomposable import Decomposable
     from kindgene.evaluation.cost import measure_cost
-    from kindgene.recipes import find_recipe
     from kindgene.training.estimate import estimate
 
     cost = measure_cost(model)
@@ -182,5 +192,14 @@ def _measured(model: DiT | Decomposable, shape: tuple[int, int, int], settings: 
         "kind": model.kind.to_dict() if isinstance(model, Decomposable) else None,
         **cost.to_dict(),
         "estimate": estimate(model, shape, settings.train, processes, macs=cost.macs),
-        "expect": find_recipe(settings.recipe).expect,
     }
+
+
+def _expected(settings: Settings, more: list[str]) -> str:
+    """What the recipe says is to be expected; and of which settings, and `more`, this run has others."""
+    from kindgene.recipes import changed, find_recipe
+
+    recipe, others = find_recipe(settings.recipe), [*changed(settings), *more]
+    if not others:
+        return recipe.expect
+    return f"Not known for this run, which has its own {', '.join(others)}. The recipe unchanged: {recipe.expect}"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,8 @@ _CELL = 64  # pixels; smaller images are enlarged by a whole factor, so that a p
 _LOG = logging.getLogger(__name__)
 
 Pixels = npt.NDArray[np.uint8]
+Decode = Callable[[Tensor], Tensor]
+"""Latents [B, C, h, w] of the model, where it computes, to images [B, 1 or 3, H, W] of about -1 to 1 on the CPU."""
 
 
 def grid_labels(num_classes: int) -> Tensor:
@@ -66,21 +68,25 @@ def draw_grid(
     *,
     seed: int,
     shape: tuple[int, int, int] | None = None,
+    decode: Decode | None = None,
     processes: Processes = ALONE,
 ) -> Pixels | None:
     """Draws the grid and writes ``folder/samples/step-00001000.png``; returns it, uint8 [B, H, W, 1 or 3].
 
     `model` is not wrapped for several processes (their own `Spread.model`). All of them call this: the main one draws
     and writes, the others help where it does not hold the whole model. `shape` [C, H, W] is needed where the model's
-    config does not tell it. A picture is not worth a run: samples that stop being finite are a warning (``logging``)
-    and None. None too where a process had nothing to draw. Raises ValueError or OSError where it cannot be written.
+    config does not tell it. A picture is not worth a run: samples that stop being finite, or do not fit the memory, are
+    a warning (``logging``) and None. None too where a process had nothing to draw. Raises ValueError or OSError where
+    it cannot be written.
     """
     labels_B = grid_labels(_facts(model).num_classes)
     images: Pixels | None = None
     if processes.main or _in_parts(model):
         try:
-            images = draw_samples(model, ema, labels_B, path, seed=seed, shape=shape, processes=processes)
-        except FloatingPointError as error:
+            images = draw_samples(
+                *(model, ema, labels_B, path), seed=seed, shape=shape, decode=decode, processes=processes
+            )
+        except (FloatingPointError, torch.OutOfMemoryError) as error:
             if processes.main:
                 _LOG.warning("no picture of samples at step %d: %s", step, error)
     file = folder / "samples" / f"step-{step:08d}.png"
@@ -98,21 +104,22 @@ def draw_samples(
     steps: int = STEPS,
     guidance: float = GUIDANCE,
     shape: tuple[int, int, int] | None = None,
+    decode: Decode | None = None,
     processes: Processes = ALONE,
 ) -> Pixels:
     """Samples of these classes from the averaged weights (without `ema`: the raw ones), uint8 [B, H, W, 1 or 3].
 
-    The noise is a function of the seed and B alone. Of latents the first three channels are shown (the first, where
-    there are two), scaled by `LATENT_RANGE`. Where each process holds a part of the model only, all `processes` call
-    this. Raises FloatingPointError where the samples stop being finite, ValueError as `sample` does. Whatever happens,
-    the model is left as it was, bit for bit.
+    The noise is a function of the seed and B alone. Of latents the main process shows what `decode` makes of them, or
+    else their first three channels (the first, where there are two), scaled by `LATENT_RANGE`. Where each process holds
+    a part of the model only, all `processes` call this. Raises FloatingPointError where the samples stop being finite,
+    ValueError as `sample` does. Whatever happens, the model is left as it was, bit for bit.
     """
     generator = torch.Generator().manual_seed(random.step_integer(seed, random.Purpose.GRID, 0, 0, 2**63 - 1))
     facts = _facts(model)
     if shape is None and "in_channels" in facts.config:
         size = facts.config["input_size"]
         shape = (facts.config["in_channels"], size, size)
-    latent = shape is not None and shape[0] not in (1, 3)
+    latent = decode is not None or (shape is not None and shape[0] not in (1, 3))
     with swapped(model, ema):
         samples = sample(
             _WithRows(model, averaged_rows(model, ema, labels_B, processes))
@@ -126,7 +133,9 @@ def draw_samples(
             path=path,
             shape=shape,
         )
-    if latent:
+    if decode is not None and processes.main:
+        samples = decode(samples.to(next(model.parameters()).device))
+    elif latent:
         samples = samples[:, : 3 if samples.shape[1] >= 3 else 1] / LATENT_RANGE
     pixels = ((samples.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).numpy())

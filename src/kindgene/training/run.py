@@ -1,5 +1,7 @@
 """The folder of a run: what it is (run.json), what happened (log.jsonl), where it can go on (checkpoints/).
 
+What was left out of its data is listed in skipped.jsonl, if anything was.
+
 A run's identity is its configuration, data, model and diffusion path. It is saved with every checkpoint: a
 run is continued as what it was, or not at all.
 """
@@ -10,8 +12,9 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -41,6 +44,23 @@ Resume = bool | str | os.PathLike[str]
 """Whether to go on with a run: True or "latest" from its latest checkpoint, or from the one whose folder is named."""
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a run comes from, for whoever reads its folder; nothing is computed from it, and it may change.
+
+    facts: plain data, for run.json. skipped: what was left out of the data, a line each for skipped.jsonl, with
+    ``kind`` to count by.
+    """
+
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    skipped: Sequence[Mapping[str, str]] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The facts, and how much of each kind was left out."""
+        kinds = Counter(line["kind"] for line in self.skipped)
+        return {**self.facts, "skipped": {"total": len(self.skipped), "kinds": dict(kinds.most_common())}}
+
+
 class RunFolder:
     """The files of one run under `path`."""
 
@@ -49,9 +69,15 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.log = path / "log.jsonl"
         self.description = path / "run.json"
+        self.skipped = path / "skipped.jsonl"
 
     def open(self, resume: Resume) -> None:
-        """Makes the folder, or finds the run in it. ValueError for one not asked for, or missing."""
+        """Makes the folder, or finds the run in it. Raises ValueError as `check` does."""
+        self.check(resume)
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def check(self, resume: Resume) -> None:
+        """Raises ValueError for a run that is there and not asked for, or missing, or lacks the checkpoint named."""
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file, not a folder for a run")
         there = any(path.exists() for path in (self.description, self.checkpoints, self.log))
@@ -62,14 +88,15 @@ class RunFolder:
             )
         if resume and not there:
             raise ValueError(f"{self.path} holds no run to resume: start one without resume")
-        self.path.mkdir(parents=True, exist_ok=True)
+        if resume and not _latest(resume):
+            self._named(Path(cast(str, resume)))
 
     def checkpoint(self, resume: Resume, identity: Mapping[str, Any]) -> Checkpoint | None:
         """The checkpoint to go on from, every file of it checked; None where the run died before its first one.
 
         Raises ValueError where none is whole, the one named is not there, or the run was another one.
         """
-        if resume is True or resume == "latest":
+        if _latest(resume):
             found = latest_checkpoint(self.checkpoints)
             if found is None:
                 _LOG.warning("%s has no checkpoint yet: the run begins again", self.path)
@@ -88,8 +115,10 @@ class RunFolder:
         listed = ", ".join(there) or "none"
         raise ValueError(f"{path} is not a checkpoint of {self.path}; it has {listed}; or say latest")
 
-    def describe(self, identity: Mapping[str, Any], model: nn.Module, processes: int) -> None:
-        """Writes run.json."""
+    def describe(
+        self, identity: Mapping[str, Any], model: nn.Module, processes: int, origin: Origin | None = None
+    ) -> None:
+        """Writes run.json, and skipped.jsonl where something was."""
         counts = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
         counts += [
             ((table.count - len(table.rows)) * table.rows.shape[1], True) for table in row_tables(model).values()
@@ -100,6 +129,13 @@ class RunFolder:
             "seed": identity["config"]["seed"],
             **environment(processes),
         }
+        if origin is not None:
+            facts["origin"] = origin.to_dict()
+            if origin.skipped:
+                lines = "".join(json.dumps(line) + "\n" for line in origin.skipped)  # ASCII: any file name
+                files.write_bytes(self.skipped, lines.encode())
+            else:
+                self.skipped.unlink(missing_ok=True)
         files.write_json(self.description, {**identity, **facts})
 
     def append(self, line: Mapping[str, Any]) -> None:
@@ -178,6 +214,10 @@ def load_checkpoint_model(out: str | os.PathLike[str], model: nn.Module, weights
         model.weights = weights
     model.eval()
     return checkpoint.step
+
+
+def _latest(resume: Resume) -> bool:
+    return resume is True or resume == "latest"
 
 
 def _check_same(checkpoint: Checkpoint, now: Mapping[str, Any]) -> None:

@@ -28,13 +28,16 @@ from kindgene.training.processes import Processes
 from kindgene.training.spread import Spread, whole
 
 _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_IMAGES = "the images"
+_OF_THE_DATA = "Look at the data: an image has numbers that are not finite"
+_OF_TRAINING = "A lower learning rate or a longer warm-up may help"
 
 
 @dataclass(frozen=True)
 class Taken:
     """What became of a step: the loss (mean over its samples), gradient norms before clipping, the learning rate.
 
-    wrong: "" if the update was made, else what was not finite, for a person to read.
+    wrong: "" if the update was made, else what was not finite, for a person to read; advice: what may help then.
     """
 
     loss: float
@@ -42,6 +45,7 @@ class Taken:
     tailors_norm: float
     lr: float
     wrong: str = ""
+    advice: str = ""
 
     @property
     def norm(self) -> float:
@@ -97,7 +101,7 @@ class Stepper:
             if self.ema is not None:
                 self.ema.update(rows)
         else:
-            taken = Taken(loss, *norms, lr, self._wrong(taken, mine, rows, leaves))
+            taken = Taken(loss, *norms, lr, *self._wrong(taken, mine, rows, leaves))
         self.optimizer.zero_grad()
         self.step += 1
         return taken
@@ -150,22 +154,24 @@ class Stepper:
 
     def _wrong(
         self, taken: Taken, parts: list[MicroBatch], rows: GatheredRows | None, leaves: dict[str, Tensor]
-    ) -> str:
-        """What was not finite, and where first: in which layer's output, or in whose gradient."""
+    ) -> tuple[str, str]:
+        """What was not finite, and where first: in which layer's output, or in whose gradient; and what may help."""
         if math.isfinite(taken.loss):
             names = [name for name, leaf in leaves.items() if not torch.isfinite(whole(cast(Tensor, leaf.grad))).all()]
             what, where = f"the gradient's norm is {taken.norm}", names[0] if names else ""
+            last = "the sum of their squares, as every gradient is finite"
         else:
             what, where = f"the loss is {taken.loss}", self._first_bad_layer(parts, rows)
+            last = "the loss itself, as every layer's output was finite when computed again"
         found = [name for name in self.processes.gather(where) if name]
-        return what + (f" (first in {found[0]})" if found else "")
+        return f"{what} (first in {[*found, last][0]})", _OF_THE_DATA if _IMAGES in found else _OF_TRAINING
 
     @torch.no_grad()
     def _first_bad_layer(self, parts: list[MicroBatch], rows: GatheredRows | None) -> str:
         """Runs the micro-batches again and tells the first module whose output is not finite; "" if none is."""
         bad: list[str] = []
         if any(not torch.isfinite(value).all() for part in parts for value in (part.images, part.noise)):
-            return "the images"
+            return _IMAGES
 
         def look(name: str) -> Any:
             def hook(module: nn.Module, args: Any, output: Any) -> None:

@@ -9,6 +9,14 @@ from contextlib import contextmanager
 from types import FrameType
 
 
+class Stopped(KeyboardInterrupt):
+    """A run ended as it was asked to, its last step saved. `number` is the signal's."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
+
+
 class Stop:
     """`requested` holds the name of the signal that asked, or None."""
 

@@ -32,14 +32,14 @@ from kindgene.training.checks import check_fit, check_spread
 from kindgene.training.config import TrainConfig, learning_rate
 from kindgene.training.diagnostics import diagnose
 from kindgene.training.environment import memory_in_use
-from kindgene.training.grid import draw_grid
+from kindgene.training.grid import Decode, draw_grid
 from kindgene.training.keep import held_rows, put_together, take_rows
 from kindgene.training.placement import Division, EvenDivision, Placement
 from kindgene.training.processes import Processes, launched
-from kindgene.training.run import Resume, RunFolder, identity_of, load_checkpoint_model, load_weights
+from kindgene.training.run import Origin, Resume, RunFolder, identity_of, load_checkpoint_model, load_weights
 from kindgene.training.spread import recomputing
 from kindgene.training.step import Stepper, Taken
-from kindgene.training.stop import Stop, stop_signals
+from kindgene.training.stop import Stop, Stopped, stop_signals
 from kindgene.training.trackers import Trackers, check_trackers
 
 __all__ = ["Dataset", "TrainConfig", "TrainResult", "learning_rate", "load_checkpoint_model", "train"]
@@ -76,18 +76,21 @@ def train(
     resume: Resume = False,
     path: DiffusionPath | None = None,
     progress: Progress | None = None,
+    origin: Origin | None = None,
+    decode: Decode | None = None,
 ) -> TrainResult:
     """Trains what requires a gradient in `model`: a `Decomposable`, or a plain model like `DiT`.
 
     The model moves to the device that Accelerate chooses, and is left with its EMA weights (raw ones if
     ema_decay is 0), in eval mode. With `out` the run leaves run.json, log.jsonl and checkpoints there, the
     last one holding raw weights too; ``resume=True`` goes on from the latest, as if it had never stopped, and the path
-    of an earlier one goes back to that. `path` defaults to the model's own.
+    of an earlier one goes back to that. `path` defaults to the model's own. `origin` is written down beside the rest;
+    `decode` makes images of latents for the pictures of samples, which show three channels without it.
 
     In several processes each calls it with a model, data and settings alike; the main one writes and shows. Where the
     model is then spread over them (parallel="tailor", shard_learngene) it is left so: take it from the run's folder.
 
-    Ctrl-C and SIGTERM finish the step, write a checkpoint and raise KeyboardInterrupt. Raises
+    Ctrl-C and SIGTERM finish the step, write a checkpoint and raise `Stopped`, a KeyboardInterrupt. Raises
     FloatingPointError, before the update, where the loss or the gradient is not finite; ValueError for what
     does not fit together.
     """
@@ -114,10 +117,10 @@ def train(
         stack.enter_context(recomputing(model, config.gradient_checkpointing))
         if isinstance(model, Decomposable):
             model.weights = "raw"
-        run = _Run(model, dataset, config, path, processes, folder, identity)
+        run = _Run(model, dataset, config, path, processes, folder, identity, decode)
         if checkpoint is not None:
             run.restore(checkpoint)
-        processes.first(lambda: None if folder is None else folder.describe(identity, model, processes.size))
+        processes.first(lambda: None if folder is None else folder.describe(identity, model, processes.size, origin))
         if folder is not None:
             begun = None if checkpoint is None else run.step
             trackers = Trackers(config.report_to, folder.path, identity, resume_step=begun, main=processes.main)
@@ -151,8 +154,10 @@ class _Run:
         processes: Processes,
         folder: RunFolder | None,
         identity: dict[str, Any],
+        decode: Decode | None,
     ) -> None:
         self.model, self.config, self.processes = model, config, processes
+        self.decode = decode
         self.folder, self.identity, self.path = folder, identity, path
         self.trackers: Trackers | None = None
         classes = len(dataset.class_names)
@@ -205,7 +210,8 @@ class _Run:
         self.save()
         if stop.requested is not None:
             where = "" if self.folder is None else f"; resume=True goes on from {self.folder.path}"
-            raise KeyboardInterrupt(f"{stop.requested} after step {self.step} of {config.steps}{where}")
+            message = f"{stop.requested} after step {self.step} of {config.steps}{where}"
+            raise Stopped(message, signal.Signals[stop.requested].value)
 
     def asked_to_stop(self, stop: Stop) -> bool:
         """Whether any process was asked to; then all know it, and by which signal."""
@@ -234,7 +240,7 @@ class _Run:
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
         if self.config.on_nonfinite == "stop" or self.in_a_row > MOST_IN_A_ROW:
             often = "" if self.in_a_row == 1 else f", as the {self.in_a_row - 1} before it"
-            raise FloatingPointError(f"{told}{often}; {kept}. A lower learning rate or a longer warm-up may help")
+            raise FloatingPointError(f"{told}{often}; {kept}. {taken.advice}")
         if self.processes.main:
             _LOG.warning("%s (%d skipped so far)", told, self.skipped)
 
@@ -267,6 +273,7 @@ class _Run:
         images = draw_grid(
             *(self.model, self.stepper.ema, self.path, folder.path, self.step),
             seed=self.config.seed,
+            decode=self.decode,
             processes=self.processes,
         )
         if self.trackers is not None and images is not None:

@@ -36,9 +36,10 @@ BASE: dict[str, Any] = {
     "log_every": 5,
     "ema_decay": 0.99,
 }
+_SHORT: dict[str, Any] = {"dtype": torch.float32, "steps": 10}
 CASES: dict[str, dict[str, Any]] = {
     "data": {},
-    "data-float32": {"dtype": torch.float32},
+    "data-float32": _SHORT,
     "dense": {"dense": True},
     "accumulation": {"gradient_accumulation_steps": 4},
     "elastic": {"elastic_shares": (0.5, 1.0)},
@@ -54,6 +55,13 @@ CASES: dict[str, dict[str, Any]] = {
     "sharded-tailor": {"parallel": "tailor", "shard_learngene": True},
     "sharded-dense": {"dense": True, "shard_learngene": True, "gradient_accumulation_steps": 2},
     "one-sample": {"batch_size": 1, "parallel": "tailor"},
+    "tailor-float32": {"parallel": "tailor", **_SHORT},
+    "sharded-float32": {"shard_learngene": True, **_SHORT},
+    "data-bf16": {"mixed_precision": "bf16", **_SHORT},
+    "accumulation-bf16": {"gradient_accumulation_steps": 4, "mixed_precision": "bf16", **_SHORT},
+    "tailor-bf16": {"parallel": "tailor", "mixed_precision": "bf16", **_SHORT},
+    "sharded-bf16": {"shard_learngene": True, "mixed_precision": "bf16", **_SHORT},
+    "tailor-fp16": {"parallel": "tailor", "mixed_precision": "fp16", **_SHORT},
 }
 _MODEL = ("dense", "frozen", "gate_map", "dtype", "depth", "made_with_its_own")
 
