@@ -42,6 +42,26 @@ def test_what_was_trained_can_be_sampled_before_it_is_added(kindgene, shared_poo
     assert (facts["classes"], facts["weights"]) == (["7", "6"], "ema")
 
 
+def test_a_run_says_where_it_came_from(kindgene, shared_pool, tmp_path):
+    kindgene("transfer", shared_pool, *NEW, "--out", tmp_path / "run")
+    origin = json.loads((tmp_path / "run" / "run.json").read_text())["origin"]
+    assert origin["pool"] == str(shared_pool)
+    assert origin["data"]["data"] == "digits"
+    assert origin["data"]["image_size"] == 8
+    assert origin["skipped"]["total"] == 0
+
+
+def test_a_dry_run_asks_nothing_of_the_folder(kindgene, shared_pool, tmp_path):
+    kindgene("transfer", shared_pool, *NEW, "--out", tmp_path / "run")
+    facts = json.loads(kindgene("transfer", shared_pool, *NEW, "--out", tmp_path / "run", "--dry-run").out)
+    assert facts["classes"] == ["7", "6"]
+
+
+def test_resuming_nothing_is_refused_before_data_are_read(kindgene, shared_pool, tmp_path):
+    wrong = ("--data", tmp_path / "no-such-data", "--out", tmp_path / "run", "--resume", "latest")
+    assert "holds no run to resume" in kindgene("transfer", shared_pool, *wrong, code=2).err
+
+
 def test_both_starts(kindgene, pool, tmp_path):
     for start, name in (("random", "6"), ("zero", "7")):
         new = ("--classes", name, *SMALL, "--start", start, "--tailor-rank", 2)

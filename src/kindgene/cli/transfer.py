@@ -78,10 +78,11 @@ def run(
     from kindgene.evaluation.cost import measure_cost
     from kindgene.progress import RichProgress
     from kindgene.training.processes import is_main_process
+    from kindgene.training.run import Origin
     from kindgene.transfer.strategies import kind_transfer
 
-    if not resume and is_main_process():
-        prepare.new_run(out)
+    if is_main_process():
+        prepare.check_run(out, resume, dry=dry_run)
     chosen = assignments(assigned or [], _OPTIONS)
     for name in (*chosen["model"], *chosen["kind"], *(name for name in _OF_POOL if name in chosen["data"])):
         raise ValueError(f"--set {name}: that follows from the pool")
@@ -135,7 +136,14 @@ def run(
         }
         typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
         return
-    train(transfer.model, images, config, out, resume=resume or False, progress=RichProgress("transfer"))
+    about = {"pool": str(pool), "data": prepare.facts_of(source, shape, out)}
+    train(
+        *(transfer.model, images, config, out),
+        resume=resume or False,
+        progress=RichProgress("transfer"),
+        origin=Origin(about, prepare.skipped_of(images)),
+        decode=None if vae is None or config.sample_every is None else prepare.decoder(vae),
+    )
     if not is_main_process():
         return
     typer.echo(f"trained {sum(transfer.trained.values()):,} numbers: {', '.join(transfer.trained)}")
