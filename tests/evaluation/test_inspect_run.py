@@ -56,6 +56,18 @@ def run(old: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def test_where_a_run_comes_from(old: Path, tmp_path: Path) -> None:
+    assert "origin" not in json.loads(kindgene("inspect", old, "--json"))["record"]
+    run = shutil.copytree(old, tmp_path / "run")
+    told = json.loads((run / "run.json").read_text())
+    data = {"data": "photos", "image_size": 8, "vae": None}
+    origin = {"recipe": "folder-32", "preset": "tiny/2", "data": data, "skipped": {"total": 1200, "kinds": {}}}
+    (run / "run.json").write_text(json.dumps({**told, "origin": origin}))
+    assert json.loads(kindgene("inspect", run, "--json"))["record"]["origin"] == origin
+    wanted = "recipe folder-32, preset tiny/2, data photos, image size 8; 1,200 skipped (skipped.jsonl)"
+    assert wanted in " ".join(kindgene("inspect", run, "--sizes").split())  # lines are as wide as the terminal
+
+
 def kindgene(*arguments: Any, code: int = 0) -> str:
     """What the command prints; what it says of bad input."""
     out, err = io.StringIO(), io.StringIO()

@@ -18,7 +18,7 @@ from kindgene.evaluation.history import read_history
 from kindgene.evaluation.inspection import MEASURED, ClassFacts, Inspection
 from kindgene.evaluation.layers import evenly_spaced, measure
 from kindgene.evaluation.matrices import plain_matrices, trained_matrices
-from kindgene.files import read_shapes
+from kindgene.files import read_json, read_shapes
 from kindgene.models.dit import DiT
 from kindgene.pool.classes import compact_ranks
 from kindgene.pool.names import check_class_names, quoted
@@ -36,7 +36,8 @@ def inspect_run(root: Path, classes: Sequence[str] | None, listing: bool) -> Ins
     checkpoint = latest_checkpoint(folder.checkpoints)
     if checkpoint is None:
         raise ValueError(f"{root} is a run without any checkpoint, so it has no weights to inspect")
-    return replace(_inspect(root, checkpoint, "run", classes, listing), history=read_history(folder.log))
+    found = _inspect(root, checkpoint, "run", classes, listing)
+    return replace(found, record=found.record | _origin(folder), history=read_history(folder.log))
 
 
 def inspect_checkpoint(root: Path, classes: Sequence[str] | None, listing: bool) -> Inspection:
@@ -125,6 +126,14 @@ def _record(checkpoint: Checkpoint, identity: Mapping[str, Any]) -> dict[str, An
         "data": identity["data"],
         "config": identity["config"],
     }
+
+
+def _origin(folder: RunFolder) -> dict[str, Any]:
+    """Where the run says that it comes from: recipe, data; nothing of a run that does not say."""
+    if not folder.description.is_file():
+        return {}
+    told = read_json(folder.description)
+    return {"origin": told["origin"]} if isinstance(told, dict) and isinstance(told.get("origin"), dict) else {}
 
 
 def _weights(checkpoint: Checkpoint) -> dict[str, State]:

@@ -34,8 +34,8 @@ class Inspection:
     `canonical`: the components are in the pool's canonical form. `ranks`: target -> the learngene's rank in each part;
     in a plain DiT the rank of each thin pair, None where dense. `record` is what is known besides: of a pool
     `weights`, `generation`, `learngene_id`, `provenance`; of a run or checkpoint `step`, `steps`, `loss_first`,
-    `loss_last`, `seconds`. `structures` is empty where nothing was measured; they name the tailors that were, out of
-    `tailor_count`. `history` is that of a run whose log is here.
+    `loss_last`, `seconds`, and of a run `origin` where it says. `structures` is empty where nothing was measured; they
+    name the tailors that were, out of `tailor_count`. `history` is that of a run whose log is here.
     """
 
     path: str

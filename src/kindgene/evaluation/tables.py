@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -54,6 +55,7 @@ def _header(found: Inspection) -> Text:
         lines.append(f"{found.backbone}, {count} class{'es' if count != 1 else ''}, {null} a null class")
     else:
         lines.append(f"{found.backbone}, step {record['step']:,} of {record['steps']:,}, {record['seconds']:.0f} s")
+        lines += _origin(record.get("origin", {}))
         if record["loss_first"] is not None:
             lines.append(f"loss {record['loss_first']:.4f} (first 50 steps) -> {record['loss_last']:.4f} (last 50)")
     size = f"{found.parameters:,} parameters, {_bytes(found.bytes)}"
@@ -61,6 +63,16 @@ def _header(found: Inspection) -> Text:
         size += f": learngene {found.learngene_parameters:,}; {found.tailor_count:,} tailors, {_each(found)} each"
     lines.append(size)
     return Text("\n".join(lines) + "\n")
+
+
+def _origin(origin: Mapping[str, Any]) -> list[str]:
+    """``recipe folder-32, data photos, image size 32; 3 files skipped``: what a run says of where it comes from."""
+    data = origin.get("data", {})
+    facts = {"recipe": origin.get("recipe"), "pool": origin.get("pool"), "preset": origin.get("preset")}
+    facts |= {"data": data.get("data"), "image size": data.get("image_size"), "VAE": data.get("vae")}
+    told = ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)
+    skipped = origin.get("skipped", {}).get("total", 0)
+    return [told + (f"; {skipped:,} skipped (skipped.jsonl)" if skipped else "")] if told else []
 
 
 def _each(found: Inspection) -> str:
