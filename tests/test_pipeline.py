@@ -74,6 +74,9 @@ def test_its_samples_are_those_of_sample(dtype, options):
     expected = sample(model, classes, guidance=2.5, steps=3, generator=generator(), **ours)
     assert torch.equal(found, expected)
     assert not torch.equal(latents(pipeline, classes, **options), expected)
+    away = {"guidance": 2.5, "negative": "goldfish", "steps": 3}
+    led = latents(pipeline, classes, guidance_scale=2.5, negative_class="goldfish", **options)
+    assert torch.equal(led, sample(model, classes, generator=generator(), **away, **ours))
 
 
 def test_saved_and_loaded_it_draws_the_same_bits(pool, tmp_path):

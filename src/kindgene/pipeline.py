@@ -121,6 +121,7 @@ class KindPipeline(DiffusionPipeline):
         output_type: Literal["pil", "np", "pt", "latent"] = "pil",
         return_dict: bool = True,
         *,
+        negative_class: str | int | None = None,
         scheduler: str = "ddim",
         clip: float | Literal["auto"] | None = "auto",
         batch_size: int = 256,
@@ -129,7 +130,8 @@ class KindPipeline(DiffusionPipeline):
 
         The samples are those of `kindgene.sample` with the same arguments, bit for bit. `clip` "auto" is 1.0 for pixels
         and None for latents. `output_type`: "pil", "np" [N, H, W, C] and "pt" [N, C, H, W] in 0 .. 1, or "latent": the
-        samples themselves. `guidance_scale` 1 asks for no guidance. Raises ValueError as `sample` does.
+        samples themselves. `guidance_scale` 1 asks for no guidance; it leads away from
+        `negative_class`, or from the null class. Raises ValueError as `sample` does.
         """
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}")
@@ -142,6 +144,7 @@ class KindPipeline(DiffusionPipeline):
                 self.model,
                 [classes] if isinstance(classes, str | int) else classes,
                 guidance=guidance_scale,
+                negative=negative_class,
                 steps=num_inference_steps,
                 scheduler=scheduler,
                 clip=clip,

@@ -56,6 +56,14 @@ def test_the_result_and_its_record(kindgene, shared_pool, tmp_path):
     assert {"python", "torch", "diffusers", "scikit-learn"} < versions.keys()
 
 
+def test_guidance_may_lead_away_from_a_class(kindgene, shared_pool):
+    away = ("--guidance", 2, "--negative", "1")
+    result = json.loads(kindgene("evaluate", shared_pool, *away, *QUICK).out)
+    assert (result["negative"], result["classes"], result["samples"]) == ("1", ["0", "2"], 8)
+    plain = json.loads(kindgene("evaluate", shared_pool, "--classes", "0,2", "--guidance", 2, *QUICK).out)
+    assert "negative" not in plain
+
+
 def test_every_kind_of_model(kindgene, run, merged, shared_pool):
     for path, count in ((run, 12), (shared_pool, 12), (merged, 4)):
         result = json.loads(kindgene("evaluate", path, *QUICK, "--no-clip").out)

@@ -29,6 +29,21 @@ def test_the_picture_is_the_samples(kindgene, shared_pool, tmp_path):
         assert np.array_equal(picture[8 * row : 8 * row + 8, 8 * column : 8 * column + 8], expected[index])
 
 
+def test_guidance_may_lead_away_from_a_class(kindgene, shared_pool, tmp_path):
+    """It is fetched with the classes asked for, and not drawn where none are."""
+    out, away = tmp_path / "x.png", ("--guidance", 2, "--negative", "1", "--seed", 3)
+    told = kindgene("sample", shared_pool, "--classes", "2", *QUICK, *away, "--out", out).out
+    assert told == f"{out}: 3 samples of 2\n"
+    model = Pool.from_pretrained(shared_pool).recombine(["2", "1"])
+    generator = torch.Generator().manual_seed(3)
+    images = sample(model, ["2"] * 3, guidance=2.0, negative="1", steps=2, clip=1.0, generator=generator)
+    expected = ((images[:, 0].clamp(-1, 1) + 1) * 127.5).round().byte().numpy()
+    assert np.array_equal(pixels(out), np.concatenate(list(expected), axis=1))
+    assert "samples of 0, 2\n" in kindgene("sample", shared_pool, *QUICK, *away, "--out", out).out
+    told = kindgene("sample", shared_pool, *QUICK, "--negative", "1", "--out", out, code=2).err
+    assert "negative '1' is for guidance" in told
+
+
 @pytest.mark.parametrize("scheduler", ["ddim", "ddpm", "dpm++"])
 def test_schedulers_and_seeds(kindgene, shared_pool, tmp_path, scheduler):
     pictures = []

@@ -140,6 +140,26 @@ def test_guidance_moves_the_mean(guidance, prediction):
     assert x.std().item() == pytest.approx(SIGMA, abs=0.03)
 
 
+@pytest.mark.parametrize("negative", ["high", 2])
+def test_guidance_leads_away_from_another_class(negative):
+    path = DiffusionPath()
+    options = {"steps": 100, "path": path, "guidance": 2.0}
+    x = sample(Oracle(path), ["middle"] * 200, negative=negative, generator=seeded(), **options)
+    assert x.mean().item() == pytest.approx(MEANS[2] + 2.0 * (MEANS[1] - MEANS[2]), abs=0.03)
+
+
+def test_the_null_class_is_what_guidance_leads_away_from_unless_told():
+    path = DiffusionPath()
+    options = {"steps": 3, "path": path, "guidance": 2.0}
+    plain = sample(Oracle(path), [0, 1], generator=seeded(), **options)
+    assert torch.equal(sample(Oracle(path), [0, 1], negative=3, generator=seeded(), **options), plain)
+    nowhere = Oracle(path)
+    nowhere.null_class = None
+    with pytest.raises(ValueError, match=r"name a class to be led away from \(negative\)"):
+        sample(nowhere, [0], **options)
+    assert sample(nowhere, [0], negative="high", **options).shape == (1, 1, 4, 4)
+
+
 def test_both_halves_run_in_one_batch_and_only_when_needed():
     path = DiffusionPath()
     model = Oracle(path)
@@ -350,6 +370,9 @@ def test_many_names_are_not_all_listed():
         ({"guidance": float("nan")}, "guidance must be a finite number"),
         ({"guidance": float("inf")}, "guidance must be a finite number"),
         ({"guidance": "2"}, "guidance must be a finite number"),
+        ({"negative": "a"}, "negative 'a' is for guidance, and guidance 1 asks for none"),
+        ({"negative": "d", "guidance": 2.0}, "unknown class 'd'"),
+        ({"negative": 7, "guidance": 2.0}, "class id 7 is out of range"),
         ({"clip": 0.0}, "clip must be"),
         ({"clip": float("inf")}, "clip must be"),
         ({"batch_size": 0}, "batch_size must be"),

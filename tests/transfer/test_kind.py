@@ -61,6 +61,21 @@ def test_the_null_tailor_goes_into_a_pool_as_a_class(make, start, batch, fit):
         torch.testing.assert_close(again(x, t, unlabelled(batch)), own(x, t, unlabelled(batch)), rtol=1e-4, atol=1e-5)
 
 
+def test_what_was_added_to_a_pool_is_guided_by_its_null_tailor_still(make, start, batch, fit):
+    own = make("kind_null_tailor").model
+    fit(own, 2)
+    grown = copy.deepcopy(start.pool)
+    grown.add(own.with_null_as_class())
+    again = grown.recombine([*NEW, "null"])
+
+    def drawn(model, **options):
+        generator = torch.Generator().manual_seed(0)
+        return sample(model, list(NEW), guidance=2.0, steps=2, clip=1.0, generator=generator, **options)
+
+    torch.testing.assert_close(drawn(again, negative="null"), drawn(own), rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(drawn(again), drawn(own), rtol=1e-2, atol=1e-2)  # the base learngene is another null
+
+
 def test_a_class_may_be_called_null(make):
     assert null_name(("null", "null_")) == "null__"
     own = make("kind_null_tailor", names=("null", "7", "8")).model

@@ -44,6 +44,7 @@ def run(
         typer.Option(help="File of kindgene reference, ADM's .npz, or data; --data if not given."),
     ] = None,
     guidance: options.Guidance = 1.0,
+    negative: options.Negative = None,
     steps: options.SamplingSteps = 50,
     scheduler: options.Scheduler = "ddim",
     clip: options.Clip = True,
@@ -81,8 +82,8 @@ def run(
     asked_for = parts.Asked(data, metrics, extractor, inception_weights, dino, reference)
     given = _given(context)
     asked_for.check_given(given)
-    loaded = load_any(model, chosen)
-    names = chosen or list(loaded.model.class_names)
+    loaded = load_any(model, options.with_negative(chosen, negative))
+    names = chosen or options.without_negative(loaded.model.class_names, negative)
     if count is None:
         per_class = 50 if per_class is None else per_class
         count = per_class * len(names)
@@ -90,7 +91,13 @@ def run(
     autoencoder: Any = parts.autoencoder_of(model, loaded.model, vae) if asked_for.draws else None
     clipped = 1.0 if clip and (autoencoder is None or "clip" in given) else None  # latents: only if asked for
     sampling = Sampling(
-        guidance=guidance, steps=steps, scheduler=scheduler, clip=clipped, seed=seed, batch_size=batch_size
+        guidance=guidance,
+        negative=negative,
+        steps=steps,
+        scheduler=scheduler,
+        clip=clipped,
+        seed=seed,
+        batch_size=batch_size,
     )
     shape = parts.image_shape(loaded.model, autoencoder)
     images = asked_for.images(shape, names)
@@ -100,6 +107,7 @@ def run(
         "scheduler": scheduler,
         "steps": steps,
         "guidance": guidance,
+        **({} if negative is None else {"negative": negative}),
         "clip": clipped,
         **({} if vae is None else {"vae": recorded_name(vae), "vae_sha256": weights_sha256(autoencoder)}),
     }

@@ -30,6 +30,7 @@ _OF_SAMPLING = {
     "count": "--count",
     "per_class": "--per-class",
     "guidance": "--guidance",
+    "negative": "--negative",
     "steps": "--steps",
     "scheduler": "--scheduler",
     "clip": "--clip",

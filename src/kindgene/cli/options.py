@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
@@ -53,6 +53,9 @@ Vae = Annotated[str | None, typer.Option(help="Folder or Hub id of the Autoencod
 
 PerClass = Annotated[int, typer.Option(help="Samples of each class.", callback=at_least_one)]
 Guidance = Annotated[float, typer.Option(help="1: none. Pools and gated models: 1.5, say. Merged models: 1 alone.")]
+Negative = Annotated[
+    str | None, typer.Option(help="Class that guidance leads away from, in place of the null class.", metavar="CLASS")
+]
 SamplingSteps = Annotated[int, typer.Option(help="Sampling steps.", callback=at_least_one)]
 Scheduler = Annotated[str, typer.Option(help="ddim, ddpm or dpm++.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; a GPU where there is one.")]
@@ -122,6 +125,18 @@ def class_list(text: str | None) -> list[str] | None:
         elif name or not plain.isspace():
             name += plain
     return list(check_class_names([*names, name[:kept] + name[kept:].rstrip()]))
+
+
+def with_negative(classes: list[str] | None, negative: str | None) -> list[str] | None:
+    """The classes that must be there: those asked for, and the one that guidance leads away from."""
+    if classes is None or negative is None or negative in classes:
+        return classes
+    return [*classes, negative]
+
+
+def without_negative(names: Sequence[str], negative: str | None) -> list[str]:
+    """The classes to draw where none were named: all but the one that guidance leads away from."""
+    return [name for name in names if name != negative] or list(names)
 
 
 def words(text: str | None) -> tuple[str, ...] | None:

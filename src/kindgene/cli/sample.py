@@ -23,6 +23,7 @@ def run(
     classes: options.Classes = None,
     per_class: options.PerClass = 8,
     guidance: options.Guidance = 1.0,
+    negative: options.Negative = None,
     steps: options.SamplingSteps = 50,
     scheduler: options.Scheduler = "ddim",
     clip: Annotated[
@@ -46,14 +47,15 @@ def run(
     options.new_file(out, ".png")
     place = find_device(device)
     chosen = options.class_list(classes)
-    loaded = load_any(model, chosen).model
+    loaded = load_any(model, options.with_negative(chosen, negative)).model
     autoencoder = autoencoders.of_model(model, int(loaded.config.in_channels), vae)
     clip = autoencoder is None if clip is None else clip
-    names = chosen or list(loaded.class_names)
+    names = chosen or options.without_negative(loaded.class_names, negative)
     images = sample(
         loaded.to(place),
         [name for name in names for _ in range(per_class)],
         guidance=guidance,
+        negative=negative,
         steps=steps,
         scheduler=scheduler,
         clip=1.0 if clip else None,

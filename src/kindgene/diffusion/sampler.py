@@ -47,6 +47,7 @@ def sample(
     classes: Sequence[str | int | None] | Tensor,
     *,
     guidance: float = 1.0,
+    negative: str | int | None = None,
     steps: int = 50,
     scheduler: str = "ddim",
     clip: float | None = None,
@@ -62,6 +63,8 @@ def sample(
     - `classes` are names, ids, or None for the null label; or a tensor of ids.
     - `guidance` is w in `null + w (class - null)`, for every channel of the prediction; both halves run in
       one call of the model, and 1 asks for no null half. A learned variance is the class half's, as in DiT.
+    - `negative` is the class that guidance leads away from in place of the null label (ours): the null tailor of a
+      transfer far from what was pre-trained, say (`kindgene.transfer.kind`), or what a sample must not resemble.
     - `steps` and `scheduler` are those of `DiffusionPath.timesteps` and `DiffusionPath.scheduler`.
     - `clip` keeps the clean image each prediction amounts to within -clip .. clip: 1.0 for images, None for
       latents.
@@ -78,8 +81,7 @@ def sample(
     path = DiffusionPath.of(model) if path is None else path
     shape = _shape_of(model) if shape is None else _check_shape(shape)
     _check_numbers(guidance, clip, batch_size)
-    if guidance != 1 and model.null_class is None:
-        raise ValueError(f"guidance {guidance} needs a null label, which this model does not have: use guidance 1")
+    away = _led_away_from(model, guidance, negative)
     walk, timesteps = path.scheduler(scheduler, steps), path.timesteps(steps)
 
     device, dtype = _home(model)
@@ -88,7 +90,7 @@ def sample(
     with torch.no_grad(), _evaluating(model):
         for done, (place, t) in enumerate(zip(walk.timesteps.tolist(), timesteps, strict=True), start=1):
             batches = zip(x.split(batch_size), labels_N.split(batch_size), strict=True)
-            parts = [_guided(model, path, x_B, t, y_B, guidance, clip, dtype) for x_B, y_B in batches]
+            parts = [_guided(model, path, x_B, t, y_B, away, guidance, clip, dtype) for x_B, y_B in batches]
             output = torch.cat(parts)  # [N, C or 2 C, H, W]
             if scheduler != "ddpm":
                 output = output[:, : shape[0]]
@@ -137,6 +139,22 @@ def _resolve(model: ClassConditional, names: Mapping[str, int], one: object) -> 
     return index
 
 
+def _led_away_from(model: ClassConditional, guidance: float, negative: str | int | None) -> int | None:
+    """The label of the other half of a guided sample; None where there is no guidance."""
+    if guidance == 1:
+        if negative is not None:
+            raise ValueError(f"negative {negative!r} is for guidance, and guidance 1 asks for none")
+        return None
+    if negative is not None:
+        return int(resolve_classes(model, [negative])[0])
+    if model.null_class is None:
+        raise ValueError(
+            f"guidance {guidance} needs a null label, which this model does not have: use guidance 1, or name a class "
+            "to be led away from (negative)"
+        )
+    return model.null_class
+
+
 def _unknown(name: str, names: Mapping[str, int], num_classes: int) -> str:
     if not names:
         return f"unknown class {name!r}: this model's classes have no names, use the ids 0 .. {num_classes - 1}"
@@ -151,18 +169,19 @@ def _guided(
     x: Tensor,
     t: int,
     y_B: Tensor,
+    away: int | None,
     guidance: float,
     clip: float | None,
     dtype: torch.dtype,
 ) -> Tensor:
     """The model's output, its prediction guided and clipped; float32 [B, C or 2 C, H, W]."""
-    y = y_B if guidance == 1 else torch.cat([y_B, torch.full_like(y_B, model.null_class)])
+    y = y_B if away is None else torch.cat([y_B, torch.full_like(y_B, away)])
     halves = len(y) // len(y_B)
     t_B = torch.full_like(y, t)
     output = model(x.repeat(halves, 1, 1, 1).to(dtype), t_B, y)
     output = output if isinstance(output, Tensor) else output.sample
     predicted, variance = path.split(output.float(), channels=x.shape[1])
-    if guidance != 1:
+    if away is not None:
         with_class, without = predicted.chunk(2)
         predicted = without + guidance * (with_class - without)
     if clip is not None:

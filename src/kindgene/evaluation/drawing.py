@@ -29,6 +29,7 @@ class Sampling:
     """How samples are drawn: the settings of `kindgene.sample`, and the seed."""
 
     guidance: float = 1.0
+    negative: str | None = None
     steps: int = 50
     scheduler: str = "ddim"
     clip: float | None = 1.0
@@ -69,6 +70,7 @@ def drawn(
             model,
             asked[part.start : part.stop],
             guidance=sampling.guidance,
+            negative=sampling.negative,
             steps=sampling.steps,
             scheduler=sampling.scheduler,
             clip=sampling.clip,

@@ -36,7 +36,10 @@ class NullTailored(Decomposable):
         return self.bank.num_classes - 1
 
     def with_null_as_class(self) -> Decomposable:
-        """The same modules as an ordinary model whose last class is the null tailor: what `Pool.add` takes."""
+        """The same modules as an ordinary model whose last class is the null tailor: what `Pool.add` takes.
+
+        What is recombined with that class is guided as before by `sample(..., negative=null_name(classes))`.
+        """
         model = Decomposable(self.module, self.bank, self.gate, self.kind, self.label_argument)
         assert self.class_names is not None
         model.class_names, model.weights = (*self.class_names, null_name(self.class_names)), self.weights
