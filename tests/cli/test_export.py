@@ -43,7 +43,7 @@ def test_there_and_back(kindgene, shared_pool, tmp_path):
     kindgene("export", shared_pool, "--to", "diffusers", *ONE, "--out", tmp_path / "out")
     (tmp_path / "names").write_text("one\n\n")
     told = kindgene("import", tmp_path / "out", "--class-names", tmp_path / "names", "--out", tmp_path / "pool").out
-    assert told == f"{tmp_path / 'pool'}: DiT, 1 classes, exact\n"
+    assert told == f"{tmp_path / 'pool'}: DiT, 1 class, exact\n"
     x, t, zero = torch.randn(3, 1, 8, 8), torch.tensor([1, 500, 999]), torch.zeros(3, dtype=torch.long)
     found = Pool.from_pretrained(tmp_path / "pool").recombine(["one"])(x, t, zero)
     expected = Pool.from_pretrained(shared_pool).recombine(["1"])(x, t, zero)
