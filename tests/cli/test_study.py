@@ -111,9 +111,9 @@ def test_a_study_in_several_commands(kindgene, refused, tmp_path, cache, few):
     look = ("study", "shift", "--scale", "tiny", "--out", tmp_path)
     assert kindgene(*look, "--list").out.splitlines()[0] == "-        seed 0 stars/real"
     told = kindgene(*look, "--cells", "stars/kind/*").out
-    assert told == "2 of 7 cells are finished; the report needs all of them: give the command again\n"
+    assert told == "2 of 8 cells are finished; the report needs all of them: give the command again\n"
     assert "finished seed 0 stars/kind/final" in kindgene(*look, "--list").out
-    assert "2 of 7 cells are finished" in kindgene(*look, "--minutes", "1e-9").out
+    assert "2 of 8 cells are finished" in kindgene(*look, "--minutes", "1e-9").out
     found = kindgene(*look)
     told = found.out
     assert "stars: test loss of KIND" in told

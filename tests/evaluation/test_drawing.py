@@ -25,7 +25,7 @@ def all_of(blocks):
 
 
 def test_the_first_block_is_kindgene_sample(model):
-    settings = {"guidance": 1.5, "steps": 2, "scheduler": "ddpm", "clip": 1.0}
+    settings = {"guidance": 1.5, "negative": None, "steps": 2, "scheduler": "ddpm", "clip": 1.0}
     found = all_of(drawn(model, ASKED, Sampling(**settings, seed=7)))
     assert torch.equal(found, sample(model, ASKED, generator=torch.Generator().manual_seed(7), **settings))
 
@@ -87,6 +87,7 @@ def test_samples_are_dealt_evenly(count, counts):
 def test_what_was_asked_is_recorded():
     assert Sampling(seed=3, steps=9).to_dict() == {
         "guidance": 1.0,
+        "negative": None,
         "steps": 9,
         "scheduler": "ddim",
         "clip": 1.0,
