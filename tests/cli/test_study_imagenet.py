@@ -71,7 +71,15 @@ def tiny(monkeypatch):
         monkeypatch.setattr(module, "SCALES", {"imagenet": replace(module.SCALES["imagenet"], **settings)})
     for module in (deploy, ablate):  # sizes are the pretrain study's
         monkeypatch.setattr(module, "SCALES", {"imagenet": module.SCALES["tiny"]})
-    transfer = {"tasks": 1, "task_classes": 2, "steps": 2, "batch_size": 4, "milestones": (0.5, 1.0), "rates": 1}
+    transfer = {
+        "tasks": 1,
+        "task_classes": 2,
+        "steps": 2,
+        "batch_size": 4,
+        "milestones": (0.5, 1.0),
+        "whole_grid": False,
+        "cost_rounds": 1,
+    }
     rows = {"novel_rows": ("kind", "full_finetune", "auto_lg"), "shift_rows": ("kind",)}
     monkeypatch.setattr(transfers, "SCALES", {"imagenet": replace(transfers.SCALES["imagenet"], **transfer, **rows)})
 
