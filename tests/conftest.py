@@ -72,6 +72,27 @@ def no_network() -> Any:
         yield
 
 
+@pytest.fixture(scope="session")
+def tiny_vae() -> Any:
+    """Makes a randomly initialised autoencoder of four latent channels that halves, with settings of its own."""
+    from diffusers import AutoencoderKL
+
+    def make(**settings: Any) -> Any:
+        small = {
+            "latent_channels": 4,
+            "block_out_channels": (4, 4),
+            "down_block_types": ("DownEncoderBlock2D",) * 2,
+            "up_block_types": ("UpDecoderBlock2D",) * 2,
+            "norm_num_groups": 2,
+            "layers_per_block": 1,
+        }
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return AutoencoderKL(**{**small, **settings}).requires_grad_(False).eval()
+
+    return make
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs a GPU where there is none."""
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():

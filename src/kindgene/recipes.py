@@ -108,6 +108,12 @@ _OWN = {
     "sample_every": 5_000,
     "diagnose_every": 5_000,
 }
+_OWN_MODEL: dict[str, Any] = {
+    "preset": "DiT-S/2",
+    "model": {"learn_sigma": False, "prediction": "v", "time_frequencies": "diffusers"},
+    "kind": {"learngene_rank": 84, "tailor_rank": 4, "targets": "paper+adaln"},
+    "train": _OWN,
+}
 _V = {"learn_sigma": False, "prediction": "v"}
 _PIXELS_32 = DataSettings(image_size=32, flip=True, min_side=1)
 _IMAGENET = DataSettings(image_size=256, flip=True, min_side=1, superclasses="base", latents=True)
@@ -137,10 +143,7 @@ _ROWS = (
     Recipe(
         name="folder-32",
         data=_PIXELS_32,
-        preset="DiT-S/2",
-        model={**_V, "time_frequencies": "diffusers"},
-        kind={"learngene_rank": 84, "tailor_rank": 4, "targets": "paper+adaln"},
-        train=_OWN,
+        **_OWN_MODEL,
         expect=(
             "A start for images of one's own, 32 pixels a side, for a GPU: one thread of a shared AMD EPYC would "
             "take 54 s a step in float32 (extrapolated from batches of 4 and 12). What it learns was not measured: "
@@ -150,10 +153,7 @@ _ROWS = (
     Recipe(
         name="latents",
         data=DataSettings(flip=True, latents=True),
-        preset="DiT-S/2",
-        model={**_V, "time_frequencies": "diffusers"},
-        kind={"learngene_rank": 84, "tailor_rank": 4, "targets": "paper+adaln"},
-        train=_OWN,
+        **_OWN_MODEL,
         expect=(
             "A start for latents of any AutoencoderKL, 8 to 64 a side, for a GPU: at 4x32x32 one thread of a "
             "shared AMD EPYC would take 53 s a step in float32 (extrapolated from batches of 4 and 12). What it "

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL
 from PIL import Image
 
 from kindgene.cli.models import load_any
@@ -23,18 +22,9 @@ QUICK = ("--per-class", 2, "--steps", 2, "--device", "cpu")
 
 
 @pytest.fixture(scope="module")
-def vae(tmp_path_factory):
+def vae(tiny_vae, tmp_path_factory):
     folder = tmp_path_factory.mktemp("vae") / "small-vae"
-    torch.manual_seed(0)
-    AutoencoderKL(
-        latent_channels=4,
-        block_out_channels=(4, 4),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=2,
-        layers_per_block=1,
-        scaling_factor=0.4,
-    ).save_pretrained(folder)
+    tiny_vae(scaling_factor=0.4).save_pretrained(folder)
     return folder
 
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import AutoencoderKL
 
 from kindgene.cli.prepare import Source, check_run, dataset_of, decoder
 from kindgene.data.autoencoder import decoded
@@ -16,20 +15,10 @@ SMALL = ("--preset", "tiny/2", "--steps", 1, "--batch-size", 2, "--learngene-ran
 
 
 @pytest.fixture(scope="module")
-def vae(tmp_path_factory):
+def vae(tiny_vae, tmp_path_factory):
     """Of two latent channels, for grey images."""
-    torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("vae") / "vae"
-    AutoencoderKL(
-        in_channels=1,
-        out_channels=1,
-        latent_channels=2,
-        block_out_channels=(4, 4),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=2,
-        layers_per_block=1,
-    ).save_pretrained(folder)
+    tiny_vae(in_channels=1, out_channels=1, latent_channels=2).save_pretrained(folder)
     return folder
 
 

@@ -3,8 +3,6 @@
 import json
 
 import pytest
-import torch
-from diffusers import AutoencoderKL
 from PIL import Image
 
 from kindgene.data.imagenet import imagenet_classes, needed_folders, superclasses_of
@@ -27,19 +25,10 @@ def imagenet(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def vae(tmp_path_factory):
+def vae(tiny_vae, tmp_path_factory):
     """Of four latent channels, halving."""
-    torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("vae") / "vae"
-    AutoencoderKL(
-        latent_channels=4,
-        block_out_channels=(4, 4),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=2,
-        layers_per_block=1,
-        sample_size=8,
-    ).save_pretrained(folder)
+    tiny_vae(sample_size=8).save_pretrained(folder)
     return folder
 
 

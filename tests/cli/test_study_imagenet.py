@@ -5,8 +5,6 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-import torch
-from diffusers import AutoencoderKL
 from PIL import Image
 
 from kindgene.data.imagenet import imagenet_classes, superclasses_of
@@ -16,7 +14,7 @@ EACH = 4
 
 
 @pytest.fixture(scope="module")
-def given(tmp_path_factory):
+def given(tiny_vae, tmp_path_factory):
     """Folders in ImageNet's and the far sets' layout, and a VAE of four latent channels, halving."""
     root = tmp_path_factory.mktemp("given")
     for place, one in enumerate(imagenet_classes()):
@@ -29,16 +27,7 @@ def given(tmp_path_factory):
         (root / "far" / name).mkdir(parents=True)
         for number in range(60):
             Image.new("RGB", (8, 8), (4 * number, 0, 0)).save(root / "far" / name / f"{number}.png", compress_level=0)
-    torch.manual_seed(0)
-    AutoencoderKL(
-        latent_channels=4,
-        block_out_channels=(4, 4),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=2,
-        layers_per_block=1,
-        sample_size=8,
-    ).save_pretrained(root / "vae")
+    tiny_vae(sample_size=8).save_pretrained(root / "vae")
     return SimpleNamespace(
         data=("--scale", "imagenet", "--data", root / "imagenet"), vae=("--vae", root / "vae"), far=root / "far"
     )

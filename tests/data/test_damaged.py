@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL
 from PIL import Image
 
 from kindgene import files
@@ -33,18 +32,8 @@ LABELS = [0] * 5 + [1] * 6 + [2]  # cats, dogs, and one without class
 
 
 @pytest.fixture(scope="module")
-def vae() -> Any:
-    torch.manual_seed(0)
-    made = AutoencoderKL(
-        latent_channels=4,
-        block_out_channels=(4, 4),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=2,
-        layers_per_block=1,
-        scaling_factor=0.4,
-    )
-    return made.requires_grad_(False).eval()
+def vae(tiny_vae: Any) -> Any:
+    return tiny_vae(scaling_factor=0.4)
 
 
 def put(path: Path, seed: int, *, broken: bool) -> None:

@@ -52,14 +52,16 @@ def _deploy() -> Study:
 
 
 def _novel() -> Study:
-    from kindgene.studies.transfers import Novel, transfer_settings
+    from kindgene.studies.transfer_settings import transfer_settings
+    from kindgene.studies.transfers import Novel
     from kindgene.studies.transfers_report import write_transfers
 
     return Study(transfer_settings, Novel, write_transfers)
 
 
 def _shift() -> Study:
-    from kindgene.studies.transfers import Shift, transfer_settings
+    from kindgene.studies.transfer_settings import transfer_settings
+    from kindgene.studies.transfers import Shift
     from kindgene.studies.transfers_report import write_transfers
 
     return Study(transfer_settings, Shift, write_transfers)

@@ -14,7 +14,7 @@ from kindgene.studies.page import Picture, Report, Table, write_report
 from kindgene.studies.pretraining import REAL
 from kindgene.studies.samples import samples_picture
 from kindgene.studies.spread import TIE, against, apart, at_edge, spread, spreads, told
-from kindgene.studies.transfers import EQUAL, KIND
+from kindgene.studies.transfer_settings import EQUAL, KIND
 from kindgene.studies.wording import of_data, of_features, of_judge, of_loss, share
 from kindgene.transfer.strategies import STRATEGIES
 
