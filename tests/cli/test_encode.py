@@ -194,11 +194,8 @@ def encoded_by_two(data, vae, out):
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_work(kindgene, encode, coloured, damaged, vae, tree, tmp_path):
-    whole, part = tmp_path / "whole", tmp_path / "part"
-    encode(tmp_path / "latents")
-    assert encoded_by_two(coloured, vae, whole).stdout.count("6 images of 2 classes") == 1
-    assert tree(whole) == tree(tmp_path / "latents")
+def test_two_processes_share_the_work(kindgene, damaged, vae, tree, tmp_path):
+    part = tmp_path / "part"
     done = encoded_by_two(damaged, vae, part)
     assert done.stdout.count("4 images of 2 classes, 3 skipped") == 1
     assert done.stderr.count("skipped 2 of 6 entries") == 1

@@ -11,7 +11,12 @@ from safetensors.torch import load_file, save_file
 from kindgene.interop.to_program import export_onnx, export_torch, onnx_session
 
 FEW = ("blocks.*.attn.qkv", "blocks.*.mlp.fc1")
-FORMS = [("gated", ["goldfish", "tench"]), ("merged", ["a.b/c"]), ("dense", ["a.b/c"])]
+FORMS = [  # merged and dense are the same operations, and one of either precision
+    ("gated", ["goldfish", "tench"], torch.float64),
+    ("gated", ["goldfish", "tench"], torch.float32),
+    ("merged", ["a.b/c"], torch.float64),
+    ("dense", ["a.b/c"], torch.float32),
+]
 ALONE = """
 import sys
 sys.modules["kindgene"] = sys.modules["diffusers"] = None
@@ -27,8 +32,7 @@ def labels_of(form, batch):
     return torch.arange(batch) % 3 if form == "gated" else torch.zeros(batch, dtype=torch.long)  # 2: null
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize(("form", "classes"), FORMS)
+@pytest.mark.parametrize(("form", "classes", "dtype"), FORMS)
 def test_a_torch_program_of_any_batch(make_pool, inputs, error, limit, tmp_path, form, classes, dtype):
     pool = make_pool(dtype, FEW, depth=1)
     made = export_torch(pool, tmp_path / "out", classes, form=form)
@@ -80,8 +84,7 @@ def test_diffusers_own_backbone_as_a_program(own_backbone, inputs, error, tmp_pa
     assert error(found, own_backbone.recombine(["3"])(x, t, zero).sample) <= 1e-10
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize(("form", "classes"), [pytest.param(*FORMS[0], marks=pytest.mark.slow), FORMS[1], FORMS[2]])
+@pytest.mark.parametrize(("form", "classes", "dtype"), FORMS)
 def test_an_onnx_program_of_any_batch(make_pool, inputs, error, limit, tmp_path, form, classes, dtype):
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")

@@ -1,7 +1,9 @@
 """Several processes do what one does: the same weights, optimizer state and averages, however the model is spread."""
 
 import importlib.util
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -37,6 +39,8 @@ GROUPS = {
     "compiled": ("compiled",),
     "float32": ("data-float32", "tailor-float32", "sharded-float32"),
 }
+COUNTED = ("data-counted", "tailor-counted")
+STOPPED = {"data": "data-stopped", "tailor": "tailor-stopped"}
 HALF = tuple(case for case in several.CASES if case.endswith(("-bf16", "-fp16")))
 
 
@@ -58,8 +62,16 @@ def launch(*arguments: str, processes: int = 2) -> subprocess.Popen[str]:
 
 
 def finish(started: subprocess.Popen[str]) -> None:
-    told, _ = started.communicate(timeout=200)
+    told, _ = started.communicate(timeout=400)
     assert started.returncode == 0, told
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every case in two processes that are started once: starting them takes longer than most cases do."""
+    out = tmp_path_factory.mktemp("together")
+    finish(launch(str(out), *several.CASES))
+    return out
 
 
 def states(out: Path) -> dict[str, dict[str, Tensor]]:
@@ -82,73 +94,68 @@ def far_apart(one: dict[str, dict[str, Tensor]], other: dict[str, dict[str, Tens
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch compiling
 @pytest.mark.parametrize("group", GROUPS)
-def test_two_processes_do_what_one_does(tmp_path: Path, group: str) -> None:
-    cases = GROUPS[group]
-    finish(launch(str(tmp_path / "two"), *cases))
-    for case in cases:
-        alone = several.run(case, tmp_path / "one" / case)
+def test_two_processes_do_what_one_does(together: Path, tmp_path: Path, group: str) -> None:
+    for case in GROUPS[group]:
+        alone = several.run(case, tmp_path / case)
         # In float32 rounding decides about components whose gradient is zero, and Adam makes steps of that.
         bound = 5e-3 if case.endswith("-float32") else 1e-10
-        assert far_apart(states(tmp_path / "one" / case), states(tmp_path / "two" / case)) < bound, case
+        assert far_apart(states(tmp_path / case), states(together / case)) < bound, case
         first, last = alone.losses[0], alone.losses[-1]
         assert first != last  # something was learned, so there was something to compare
 
 
-def test_in_half_precision_losses_are_those_of_float32(tmp_path: Path) -> None:
+def test_in_half_precision_losses_are_those_of_float32(together: Path, tmp_path: Path) -> None:
     """Of two processes as of one, within the 2e-2 of bfloat16; what was measured is a tenth of it at most."""
-    finish(launch(str(tmp_path / "two"), *HALF))
     for case in HALF:
         exact = several.run(case, tmp_path / "exact" / case, mixed_precision="no").losses
         alone = several.run(case, tmp_path / "one" / case).losses
-        together = states(tmp_path / "two" / case)["history"]["losses"].tolist()
+        of_two = states(together / case)["history"]["losses"].tolist()
         assert alone == pytest.approx(exact, rel=2e-2), case
-        assert together == pytest.approx(exact, rel=2e-2), case
+        assert of_two == pytest.approx(exact, rel=2e-2), case
         assert alone != exact  # so it was in half precision
-        assert together == pytest.approx(alone, rel=2e-3), case
+        assert of_two == pytest.approx(alone, rel=2e-3), case
 
 
 def test_every_case_is_in_a_group() -> None:
-    assert sorted([*(case for cases in GROUPS.values() for case in cases), *HALF]) == sorted(several.CASES)
+    grouped = [*(case for cases in GROUPS.values() for case in cases), *HALF, *COUNTED, *STOPPED.values()]
+    assert sorted(grouped) == sorted(several.CASES)
 
 
-def test_tailors_are_neither_communicated_nor_held_by_others(tmp_path: Path) -> None:
+def test_tailors_are_neither_communicated_nor_held_by_others(together: Path) -> None:
     """Bytes that are summed in a step: with tailor parallelism those of the learngene alone, and a few numbers. And
     bytes of model, optimizer and averages on each process: those of the learngene and of its own tailors.
     """
-    finish(launch("--count", "--hold", str(tmp_path), "data", "tailor"))
+    data, tailor = (
+        [json.loads((together / case / f"counted-{rank}.json").read_text()) for rank in range(2)] for case in COUNTED
+    )
     model = several.model_of({})
     learngene = sum(parameter.nbytes for parameter in model.module.parameters() if parameter.requires_grad)
     constants = sum(value.nbytes for value in model.module.state_dict().values()) - learngene
     row = sum(table.rows[0].nbytes for table in model.bank.tables.values())
-    steps, few = several.BASE["steps"], 64  # the loss, a norm, the question whether to stop
-    summed = {case: int((tmp_path / f"{case}-0.txt").read_text()) / steps for case in ("data", "tailor")}
+    few = 64  # the loss, a norm, the question whether to stop
     # Class "a" has more than half of the images, so everyone holds it: its row is summed in the steps that have it.
-    assert learngene <= summed["tailor"] <= learngene + row + few
-    assert summed["data"] > learngene + 2 * row
-    for rank in range(2):
-        lines = (tmp_path / f"held-{rank}.txt").read_text().splitlines()  # of the last case
-        held = {name: int(number) for name, number in map(str.split, lines)}
+    assert learngene <= tailor[0]["summed"] / several.BASE["steps"] <= learngene + row + few
+    assert data[0]["summed"] / several.BASE["steps"] > learngene + 2 * row
+    for held in tailor:
         trained = learngene + 3 * row  # of five tailors: two of its own, and the one that everyone holds
         assert held["model"] - constants == trained
         assert 2 * trained <= held["optimizer"] <= 2 * trained + 4096  # two moments, and step counts
         assert trained <= held["ema"] <= trained + 4096
 
 
-def test_a_run_goes_on_in_another_number_of_processes(tmp_path: Path) -> None:
-    finish(launch("--steps", "7", str(tmp_path / "two"), "data", "tailor"))
-    for case in ("data", "tailor"):
-        several.run(case, tmp_path / "one" / case)
-        several.run(case, tmp_path / "two" / case, resume=True)
-        assert far_apart(states(tmp_path / "one" / case), states(tmp_path / "two" / case)) < 1e-10
+@pytest.mark.parametrize("case", STOPPED)
+def test_a_run_goes_on_in_another_number_of_processes(together: Path, tmp_path: Path, case: str) -> None:
+    shutil.copytree(together / STOPPED[case], tmp_path / case)
+    several.run(case, tmp_path / case, resume=True)
+    assert far_apart(states(together / case), states(tmp_path / case)) < 1e-10
 
 
-@pytest.mark.parametrize("case", ["tailor"])
-def test_killed_or_asked_to_stop_it_goes_on_bit_for_bit(tmp_path: Path, case: str) -> None:
+def test_killed_or_asked_to_stop_it_goes_on_bit_for_bit(together: Path, tmp_path: Path) -> None:
     """One process of two is killed, then the launcher is sent SIGTERM, then the run ends."""
-    finish(launch(str(tmp_path / "whole"), case))
-    out = tmp_path / "cut" / case
+    case = "tailor"
+    out = tmp_path / case
     for signal_number, wait_for in ((signal.SIGKILL, 4), (signal.SIGTERM, 10)):
-        started = launch("--slow", "--resume", str(tmp_path / "cut"), case)
+        started = launch("--slow", "--resume", str(tmp_path), case)
         while not any(int(path.name[5:]) >= wait_for for path in out.glob("checkpoints/step-*")):
             assert started.poll() is None, started.communicate()[0]
             time.sleep(0.02)
@@ -160,8 +167,8 @@ def test_killed_or_asked_to_stop_it_goes_on_bit_for_bit(tmp_path: Path, case: st
         assert started.returncode != 0, told
     steps = sorted(int(path.name[5:]) for path in out.glob("checkpoints/step-*"))
     assert steps[-1] < several.BASE["steps"]
-    finish(launch("--resume", str(tmp_path / "cut"), case))
-    assert far_apart(states(tmp_path / "whole" / case), states(out)) == 0
+    finish(launch("--resume", str(tmp_path), case))
+    assert far_apart(states(together / case), states(out)) == 0
 
 
 def test_what_goes_wrong_in_the_main_process_is_told_by_all(tmp_path: Path) -> None:

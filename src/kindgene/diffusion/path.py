@@ -17,7 +17,6 @@ from typing import Any, Self
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from torch import Tensor
 
 SCHEDULERS = ("ddpm", "ddim", "dpm++")
@@ -181,6 +180,9 @@ class DiffusionPath:
         elif name == "ddim":
             scheduler = DDIMScheduler(clip_sample=False, set_alpha_to_one=True, **common)
         else:
+            # Only here: with it comes scipy.stats, a second of every start.
+            from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+
             scheduler = DPMSolverMultistepScheduler(algorithm_type="dpmsolver++", solver_order=2, **common)
         # diffusers' DPM-Solver++ hands its levels to numpy here, which warns of a torch tensor.
         levels = scheduler.alphas_cumprod

@@ -4,9 +4,12 @@
 one process.
 """
 
+import json
 import os
 import time
 from argparse import ArgumentParser
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +64,10 @@ CASES: dict[str, dict[str, Any]] = {
     "accumulation-bf16": {"gradient_accumulation_steps": 4, "mixed_precision": "bf16", **_SHORT},
     "tailor-bf16": {"parallel": "tailor", "mixed_precision": "bf16", **_SHORT},
     "sharded-bf16": {"shard_learngene": True, "mixed_precision": "bf16", **_SHORT},
+    "data-counted": {},
+    "tailor-counted": {"parallel": "tailor"},
+    "data-stopped": {"steps": 7},
+    "tailor-stopped": {"parallel": "tailor", "steps": 7},
     "tailor-fp16": {"parallel": "tailor", "mixed_precision": "fp16", **_SHORT},
 }
 _MODEL = ("dense", "frozen", "gate_map", "dtype", "depth", "made_with_its_own")
@@ -121,66 +128,50 @@ class Slow(NoProgress):
         time.sleep(0.05)
 
 
-def count_bytes() -> list[int]:
-    """What is summed over processes from here on, one number of bytes each."""
-    counted: list[int] = []
-    all_reduce, begin = dist.all_reduce, DistributedDataParallel.__init__
+@contextmanager
+def counting(out: Path) -> Iterator[None]:
+    """Leaves in ``counted-RANK.json`` what this process sums with others, and what it holds at the end, in bytes."""
+    found: dict[str, int] = {"summed": 0}
+    all_reduce, begin, finish = dist.all_reduce, DistributedDataParallel.__init__, trainer._Run.finish
 
-    def counting(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        counted.append(tensor.nbytes)
+    def summing(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        found["summed"] += tensor.nbytes
         return all_reduce(tensor, *args, **kwargs)
 
     def hook(state: Any, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
         return allreduce_hook(None, bucket)  # by the all_reduce above
 
-    def watched(self: Any, *args: Any, **kwargs: Any) -> None:
+    def hooked(self: Any, *args: Any, **kwargs: Any) -> None:
         begin(self, *args, **kwargs)
         self.register_comm_hook(None, hook)
 
-    dist.all_reduce, DistributedDataParallel.__init__ = counting, watched
-    return counted
-
-
-def write_held(out: Path) -> None:
-    """Bytes of the model, the optimizer's state and the averages of this process, when it ends."""
-    finish = trainer._Run.finish
-
-    def watched(self: Any) -> TrainResult:
-        stepper = self.stepper
-        parts = {
-            "model": self.model.state_dict(),
-            "optimizer": stepper.optimizer.state(),
-            "ema": stepper.ema.state(),
-        }
-        lines = [f"{name} {sum(value.nbytes for value in state.values())}" for name, state in parts.items()]
-        (out / f"held-{os.environ['RANK']}.txt").write_text("\n".join(lines))
+    def weighed(self: Any) -> TrainResult:
+        parts = {"model": self.model.state_dict(), "optimizer": self.stepper.optimizer.state()}
+        for name, state in {**parts, "ema": self.stepper.ema.state()}.items():
+            found[name] = sum(value.nbytes for value in state.values())
         return finish(self)
 
-    trainer._Run.finish = watched
+    dist.all_reduce, DistributedDataParallel.__init__, trainer._Run.finish = summing, hooked, weighed
+    yield
+    dist.all_reduce, DistributedDataParallel.__init__, trainer._Run.finish = all_reduce, begin, finish
+    (out / f"counted-{os.environ['RANK']}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     parser = ArgumentParser()
-    for flag in ("--count", "--hold", "--slow", "--resume"):
+    for flag in ("--slow", "--resume"):
         parser.add_argument(flag, action="store_true")
-    parser.add_argument("--steps", type=int)
     parser.add_argument("out", type=Path)
     parser.add_argument("cases", nargs="+")
     asked = parser.parse_args()
     rank = os.environ["RANK"]
-    counted = count_bytes() if asked.count else []
-    if asked.hold:
-        write_held(asked.out)
     for name in asked.cases:
-        counted.clear()
         folder = asked.out / name
         more: dict[str, Any] = {"checkpoint_every": 2, "progress": Slow()} if asked.slow else {}
-        more |= {} if asked.steps is None else {"steps": asked.steps}
         more |= {"resume": "latest"} if asked.resume and (folder / "run.json").exists() else {}
         if asked.slow:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"pid-{rank}.txt").write_text(str(os.getpid()))
-        run(name, folder, **more)
-        if asked.count:
-            (asked.out / f"{name}-{rank}.txt").write_text(str(sum(counted)))
+        with counting(folder) if name.endswith("-counted") else nullcontext():
+            run(name, folder, **more)
