@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def launch(launcher: str, *arguments: str | Path) -> str:
 
 
 @pytest.mark.slow
-def test_every_launcher_trains_the_same_model(photos: Path, tmp_path: Path) -> None:
+def test_every_launcher_trains_the_same_model(kindgene: Any, photos: Path, tmp_path: Path) -> None:
     weights = {}
     for launcher, more in (
         ("python", ()),
@@ -71,7 +72,7 @@ def test_every_launcher_trains_the_same_model(photos: Path, tmp_path: Path) -> N
         for key, value in weights["python"].items():
             mine, theirs = value.double(), weights[launcher][key].double()
             assert (mine - theirs).norm() <= 1e-3 * mine.norm() + 1e-6, (launcher, key)
-    launch("python", "decompose", tmp_path / "torchrun", "--out", tmp_path / "pool")
+    kindgene("decompose", tmp_path / "torchrun", "--out", tmp_path / "pool")
     pool = Pool.from_pretrained(tmp_path / "pool")
     assert pool.classes == ("cat", "dog", "emu")
     model = pool.recombine(["emu"])

@@ -100,6 +100,10 @@ def test_two_processes_do_what_one_does(together: Path, tmp_path: Path, group: s
         # In float32 rounding decides about components whose gradient is zero, and Adam makes steps of that.
         bound = 5e-3 if case.endswith("-float32") else 1e-10
         assert far_apart(states(tmp_path / case), states(together / case)) < bound, case
+        if several.CASES[case].get("compile"):
+            eager = several.run(case, tmp_path / "eager", compile=False)
+            assert eager.losses == pytest.approx(alone.losses, rel=1e-10)
+            assert far_apart(states(tmp_path / "eager"), states(tmp_path / case)) < bound
         first, last = alone.losses[0], alone.losses[-1]
         assert first != last  # something was learned, so there was something to compare
 

@@ -458,18 +458,16 @@ def test_what_a_backbone_draws_itself_is_resumed_too(tmp_path: Path) -> None:
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch compiling
 @pytest.mark.parametrize(
     "settings",
     [
         {"gradient_checkpointing": True},
         {"num_workers": 2},
-        {"compile": True},
         {"gradient_accumulation_steps": 2, "gradient_checkpointing": True, "num_workers": 1},
     ],
 )
 def test_ways_of_computing_a_step_agree(settings: dict[str, Any]) -> None:
-    """To rounding, which Adam makes more of where a gradient is next to nothing."""
+    """To rounding, which Adam makes more of where a gradient is next to nothing. Compiled: test_several.py."""
     config = replace(CONFIG, steps=4)
     plain, other = model_of("kind").double(), model_of("kind").double()
     losses = train(plain, data(), config).losses
