@@ -48,7 +48,7 @@ def test_a_torch_program_of_any_batch(make_pool, inputs, error, limit, tmp_path,
 
 @pytest.mark.slow
 def test_a_torch_program_of_one_batch_size_without_kindgene(make_pool, inputs, error, tmp_path):
-    pool = make_pool(torch.float64, depth=1)
+    pool = make_pool(torch.float64, FEW, depth=1)
     made = export_torch(pool, tmp_path / "out", ["goldfish", "tench"], batch=3)
     x, t, y = inputs(3)
     save_file({"x": x, "t": t, "y": y}, tmp_path / "given")

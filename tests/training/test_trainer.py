@@ -483,8 +483,6 @@ def test_ways_of_computing_a_step_agree(settings: dict[str, Any]) -> None:
     "settings",
     [
         {},
-        {"gradient_accumulation_steps": 2},
-        {"gradient_checkpointing": True},
         {"elastic_shares": (0.5, 1.0)},
         {"gradient_accumulation_steps": 2, "gradient_checkpointing": True},
     ],

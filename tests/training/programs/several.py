@@ -10,8 +10,10 @@ import time
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -118,7 +120,9 @@ def run(case: str, out: Path, **more: Any) -> TrainResult:
     settings = {**CASES[case], **more}
     resume, progress = settings.pop("resume", False), settings.pop("progress", None)
     config = TrainConfig(**{**BASE, **{key: value for key, value in settings.items() if key not in _MODEL}})
-    return train(model_of(settings), dataset_of(settings), config, out, resume=resume, progress=progress)
+    # The default backend's C++ for this step takes two minutes; it is tested in core/test_compile.py.
+    with mock.patch.object(torch, "compile", partial(torch.compile, backend="aot_eager")):
+        return train(model_of(settings), dataset_of(settings), config, out, resume=resume, progress=progress)
 
 
 class Slow(NoProgress):
