@@ -77,7 +77,7 @@ def tiny_vae() -> Any:
     """Makes a randomly initialised autoencoder of four latent channels that halves, with settings of its own."""
     from diffusers import AutoencoderKL
 
-    def make(**settings: Any) -> Any:
+    def make(seed: int = 0, **settings: Any) -> Any:
         small = {
             "latent_channels": 4,
             "block_out_channels": (4, 4),
@@ -87,7 +87,7 @@ def tiny_vae() -> Any:
             "layers_per_block": 1,
         }
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.manual_seed(seed)
             return AutoencoderKL(**{**small, **settings}).requires_grad_(False).eval()
 
     return make

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny
+from diffusers import AutoencoderTiny
 from PIL import Image
 
 from kindgene import sample
@@ -25,24 +25,19 @@ SMALL = ("--preset", "tiny/2", "--steps", 2, "--batch-size", 4, "--learngene-ran
 QUICK = ("--per-class", 2, "--steps", 2)
 
 
-def make_vae(folder, seed=0, **config):
-    torch.manual_seed(seed)
-    told = {
-        "latent_channels": 4,
-        "block_out_channels": (4, 4),
-        "down_block_types": ("DownEncoderBlock2D",) * 2,
-        "up_block_types": ("UpDecoderBlock2D",) * 2,
-        "norm_num_groups": 2,
-        "layers_per_block": 1,
-        "scaling_factor": 0.4,
-        **config,
-    }
-    AutoencoderKL(**told).save_pretrained(folder)
-    return folder
+@pytest.fixture(scope="session")
+def make_vae(tiny_vae):
+    """Leaves an autoencoder in a folder, and returns the folder."""
+
+    def make(folder, seed=0, **settings):
+        tiny_vae(seed, **{"scaling_factor": 0.4, **settings}).save_pretrained(folder)
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def vae(tmp_path_factory):
+def vae(make_vae, tmp_path_factory):
     return make_vae(tmp_path_factory.mktemp("vae") / "tiny-vae")
 
 
@@ -203,7 +198,7 @@ def test_two_processes_share_the_work(kindgene, damaged, vae, tree, tmp_path):
     assert tree(part) == tree(tmp_path / "p")
 
 
-def test_trained_on_sampled_and_decoded(kindgene, refused, latents, vae, tmp_path):
+def test_trained_on_sampled_and_decoded(kindgene, refused, latents, vae, make_vae, tmp_path):
     run, pool, picture = tmp_path / "run", tmp_path / "pool", tmp_path / "x.png"
     kindgene("pretrain", "--data", latents, "--out", run, *SMALL)
     facts = json.loads((run / "run.json").read_text())
@@ -274,7 +269,7 @@ def new_class(tmp_path_factory):
     return root
 
 
-def test_new_classes_of_a_pool_of_latents(kindgene, refused, coloured, new_class, vae, latents, tmp_path):
+def test_new_classes_of_a_pool_of_latents(kindgene, refused, coloured, new_class, vae, make_vae, latents, tmp_path):
     kindgene("pretrain", "--data", latents, "--out", tmp_path / "base", *SMALL)
     pool = tmp_path / "pool"
     kindgene("decompose", tmp_path / "base", "--out", pool)
@@ -303,7 +298,7 @@ def test_new_classes_of_a_pool_of_latents(kindgene, refused, coloured, new_class
     kindgene("transfer", pool, "--data", tmp_path / "own", *quick[:-1], tmp_path / "again")
 
 
-def test_what_cannot_be_encoded(refused, coloured, vae, images, latents, tree, tmp_path):
+def test_what_cannot_be_encoded(refused, coloured, vae, make_vae, images, latents, tree, tmp_path):
     look = ("--data", coloured, "--image-size", 16, "--out", tmp_path / "x")
     AutoencoderTiny(
         encoder_block_out_channels=(4,),

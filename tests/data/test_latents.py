@@ -8,7 +8,7 @@ from threading import Barrier
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny
+from diffusers import AutoencoderTiny
 
 from kindgene import random
 from kindgene.data import encode as encode_module
@@ -21,23 +21,13 @@ from kindgene.data.latents import load_latents
 N, SHARD, BATCH = 10, 4, 3  # three shards, the last of two images; batches that do not divide them
 
 
-def make_vae(**config):
-    torch.manual_seed(0)
-    told = {
-        "latent_channels": 4,
-        "block_out_channels": (4, 4),
-        "down_block_types": ("DownEncoderBlock2D",) * 2,
-        "up_block_types": ("UpDecoderBlock2D",) * 2,
-        "norm_num_groups": 2,
-        "layers_per_block": 1,
-        "scaling_factor": 0.4,
-        **config,
-    }
-    return AutoencoderKL(**told).requires_grad_(False).eval()
+@pytest.fixture(scope="module")
+def make_vae(tiny_vae):
+    return lambda **settings: tiny_vae(**{"scaling_factor": 0.4, **settings})
 
 
 @pytest.fixture(scope="module")
-def vae():
+def vae(make_vae):
     return make_vae()
 
 
@@ -291,7 +281,7 @@ SCALES = {
 
 
 @pytest.mark.parametrize("name", SCALES)
-def test_the_scale_is_the_autoencoders_own(images, tmp_path, name):
+def test_the_scale_is_the_autoencoders_own(images, make_vae, tmp_path, name):
     config, scale = SCALES[name]
     vae = make_vae(**config)
     latents = load_latents(make(images, vae, tmp_path / "latents")).batch(torch.arange(N))
@@ -329,7 +319,7 @@ def test_autoencoders_and_images_that_do_not_fit(vae):
         latent_shape(vae, (3, 9, 9))
 
 
-def test_what_is_refused_leaves_nothing_and_touches_nothing(cache, images, vae, tmp_path):
+def test_what_is_refused_leaves_nothing_and_touches_nothing(cache, images, vae, make_vae, tmp_path):
     before = tree(cache)
     other = ArrayDataset(-images.images, images.labels, images.class_names)
     for changed, told in (
